@@ -1,0 +1,1 @@
+"""The faces of OwnUp: one folder each, with its routes, schemas, success body and error body."""

@@ -1,0 +1,85 @@
+"""Settings from environment variables: declared once, documented where they are declared.
+
+A settings class is a frozen dataclass whose fields are made by ``variable``. ``load`` reads them and reports every
+wrong one at once; ``example`` writes ``.env.example`` from the same declarations, so the two can't differ.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from app.core.errors import SettingsError
+
+Settings = TypeVar("Settings")
+
+_PARSERS: Mapping[Any, Any] = {
+    str: str,
+    int: int,
+    float: float,
+    Path: Path,
+    tuple[Path, ...]: lambda text: tuple(Path(part) for part in text.split(":") if part),
+    tuple[str, ...]: lambda text: tuple(part for part in text.split(",") if part),
+}
+
+
+def variable(name: str, default: str, meaning: str, *, unit: str = "", minimum: float | None = None) -> Any:
+    """Declare one environment variable as a field of a settings class.
+
+    Args:
+        name: The variable, for instance ``EXEC_TTL_S``.
+        default: Its default, spelt as it would be in the environment.
+        meaning: One sentence for the person who runs OwnUp.
+        unit: The unit of a number, for instance ``seconds``.
+        minimum: The smallest number allowed.
+
+    Returns:
+        A dataclass field.
+    """
+    metadata = {"name": name, "default": default, "meaning": meaning, "unit": unit, "minimum": minimum}
+    return dataclasses.field(metadata=metadata)
+
+
+def load(settings: type[Settings], environ: Mapping[str, str]) -> Settings:
+    """Read a settings class from the environment. An empty variable counts as unset.
+
+    Raises:
+        SettingsError: A value can't be read; the text names each such variable.
+    """
+    values: dict[str, Any] = {}
+    wrong: list[str] = []
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        raw = environ.get(field.metadata["name"]) or field.metadata["default"]
+        try:
+            values[field.name] = _parse(field, raw)
+        except ValueError as exc:
+            wrong.append(f"{field.metadata['name']}={raw!r}: {exc}")
+    if wrong:
+        raise SettingsError("; ".join(wrong))
+    return settings(**values)
+
+
+def _parse(field: "dataclasses.Field[Any]", raw: str) -> Any:
+    value = _PARSERS[field.type](raw)
+    minimum = field.metadata["minimum"]
+    if minimum is not None and value < minimum:
+        raise ValueError(f"must be at least {minimum:g}")
+    return value
+
+
+def example(halves: Mapping[str, type]) -> str:
+    """Write ``.env.example``: every variable once, with its meaning, unit, default and the halves that read it."""
+    readers: dict[str, list[str]] = {}
+    declared: dict[str, Mapping[str, Any]] = {}
+    for half, settings in halves.items():
+        for field in dataclasses.fields(settings):
+            readers.setdefault(field.metadata["name"], []).append(half)
+            declared[field.metadata["name"]] = field.metadata
+    blocks = ["# Every variable OwnUp reads, with its default. Copy to .env, or set them in the environment."]
+    blocks += [_block(meta, " and ".join(readers[name])) for name, meta in declared.items()]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _block(meta: Mapping[str, Any], readers: str) -> str:
+    unit = f", in {meta['unit']}" if meta["unit"] else ""
+    return f"# {meta['meaning']} (read by {readers}{unit})\n{meta['name']}={meta['default']}"

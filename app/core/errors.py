@@ -1,0 +1,295 @@
+"""Every error of OwnUp, in one tree.
+
+An error says three stable things, whatever face shows it: its ``code`` (for programs), its ``title`` (for people) and
+its ``effect``: what it means for the guest. Instances carry facts; the text is derived from them. Which HTTP status and
+which body an error gets is decided by each face, not here.
+
+::
+
+    OwnUpError
+    ├── SettingsError                 an environment variable is wrong
+    ├── InvalidRequestError           the caller's input is wrong; says which fields
+    │   └── CommandBlockedError       the command is on the list of catastrophic ones
+    ├── UnauthorizedError             no key, or one that doesn't count
+    ├── ForbiddenError                a good key without the scope
+    ├── NotFoundError                 no such thing *for this caller*
+    ├── VmNotRunningError             the VM is off
+    ├── StartFailedError              a command that didn't get a pid
+    │   ├── StartRefusedError         … and has not run
+    │   ├── StartExpiredError         … nobody took it in time; it has not run and will not
+    │   └── StartUnknownError         … and may have run
+    ├── UnavailableError              a part of OwnUp is away
+    │   ├── NodeUnavailableError      no worker listens on the VM's node
+    │   └── StoreUnavailableError     Redis doesn't answer
+    ├── IllegalMoveError              a record was to move where it can't
+    ├── DefinitionError               a VM definition file is wrong
+    ├── AgentError                    the guest agent
+    │   ├── AgentUnavailableError     nobody there; the request was never sent
+    │   ├── AgentSilentError          sent, and no reply came
+    │   ├── AgentRefusedError         the agent said no
+    │   └── AgentProtocolError        the far end doesn't speak the protocol
+    ├── MonitorError                  QEMU's monitor (QMP) is away or said no
+    └── PowerError                    a power action can't be done
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Effect(StrEnum):
+    """What an error means for the guest."""
+
+    NONE = "none"
+    """The guest was not asked anything."""
+    REFUSED = "refused"
+    """The guest, or QEMU, was asked and declined: nothing ran."""
+    UNKNOWN = "unknown"
+    """The guest was asked and didn't answer: it may have run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a request.
+
+    Attributes:
+        field: The field, query parameter or path part it is about, as the caller spells it.
+        message: What is wrong with it and what would be right.
+    """
+
+    field: str
+    message: str
+
+
+class OwnUpError(Exception):
+    """The root of every error that OwnUp raises on purpose."""
+
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+    effect: ClassVar[Effect] = Effect.NONE
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """The details a caller can act on; empty where the message says it all."""
+        return ()
+
+
+class SettingsError(OwnUpError):
+    """The environment doesn't make a usable configuration."""
+
+    code = "invalid_settings"
+    title = "Invalid settings"
+
+
+class InvalidRequestError(OwnUpError):
+    """The caller sent something that can't be accepted."""
+
+    code = "invalid_request"
+    title = "Validation failed"
+
+    def __init__(self, *problems: Problem) -> None:
+        self._problems = problems
+        super().__init__("; ".join(f"{problem.field}: {problem.message}" for problem in problems))
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong, field by field."""
+        return self._problems
+
+
+class CommandBlockedError(InvalidRequestError):
+    """The command is one of those that only ever happen by accident."""
+
+    code = "command_blocked"
+    title = "Command blocked"
+
+    def __init__(self, rule: str) -> None:
+        self.rule = rule
+        super().__init__(Problem("command", f"blocked by rule {rule!r}"))
+
+    def __str__(self) -> str:
+        """HostUp's own words (HostUp v1 docs, POST agent/exec, 400)."""
+        return "This command has been blocked for safety reasons"
+
+
+class UnauthorizedError(OwnUpError):
+    """There is no key in the request, or one that is wrong, revoked or expired."""
+
+    code = "unauthorized"
+    title = "Unauthorized"
+
+
+class ForbiddenError(OwnUpError):
+    """The key is good and lacks the scope."""
+
+    code = "forbidden"
+    title = "Forbidden"
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+        super().__init__(f"This API key lacks the scope {scope}")
+
+
+class NotFoundError(OwnUpError):
+    """The thing doesn't exist for this caller; another account's thing doesn't exist either."""
+
+    code = "not_found"
+    title = "Not found"
+
+    def __init__(self, thing: str) -> None:
+        self.thing = thing
+        super().__init__(f"{thing} not found")
+
+
+class VmNotRunningError(OwnUpError):
+    """The VM is not running, so no command can run in it."""
+
+    code = "vm_not_running"
+    title = "VM not running"
+
+    def __init__(self, vmid: int, status: str) -> None:
+        self.vmid = vmid
+        self.status = status
+        super().__init__("VM must be running to execute commands")
+
+
+class StartFailedError(OwnUpError):
+    """A command got no pid. The subclass says whether it can have run."""
+
+    code = "start_failed"
+    title = "Command not started"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__("Failed to execute command - no PID returned")
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Why there is no pid."""
+        return (Problem("command", self.reason),)
+
+
+class StartRefusedError(StartFailedError):
+    """The command was refused before it started: it has not run."""
+
+    code = "start_refused"
+    effect = Effect.REFUSED
+
+
+class StartExpiredError(StartFailedError):
+    """Nobody took the command before its delivery deadline: it has not run and will not run."""
+
+    code = "start_expired"
+    title = "Command not delivered in time"
+
+
+class StartUnknownError(StartFailedError):
+    """The command was sent to the agent and no reply came: it may have run."""
+
+    code = "start_unknown"
+    title = "Command outcome unknown"
+    effect = Effect.UNKNOWN
+
+
+class UnavailableError(OwnUpError):
+    """A part of OwnUp itself is away; the caller may try again later."""
+
+    code = "unavailable"
+    title = "Service unavailable"
+
+
+class NodeUnavailableError(UnavailableError):
+    """No worker listens on the node that carries the VM."""
+
+    code = "node_unavailable"
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        super().__init__(f"Node {node} is not reachable: no worker is listening for it")
+
+
+class StoreUnavailableError(UnavailableError):
+    """Redis doesn't answer."""
+
+    code = "store_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The data store is not reachable at the moment")
+
+
+class IllegalMoveError(OwnUpError):
+    """A record was asked to move to a state that can't follow its present one."""
+
+    code = "illegal_move"
+
+    def __init__(self, record_id: str, present: str, wanted: str) -> None:
+        self.record_id = record_id
+        self.present = present
+        self.wanted = wanted
+        super().__init__(f"record {record_id} is {present} and can't become {wanted}")
+
+
+class DefinitionError(OwnUpError):
+    """A VM definition file can't be used."""
+
+    code = "invalid_definition"
+    title = "Invalid VM definition"
+
+
+class AgentError(OwnUpError):
+    """The guest agent of a VM."""
+
+    code = "agent_error"
+    title = "Guest agent error"
+
+
+class AgentUnavailableError(AgentError):
+    """There is nobody to ask: the request was never sent."""
+
+    code = "agent_unavailable"
+
+
+class AgentSilentError(AgentError):
+    """A request was sent and no reply came in time; the connection it was sent on is closed."""
+
+    code = "agent_silent"
+    effect = Effect.UNKNOWN
+
+
+class AgentRefusedError(AgentError):
+    """The agent answered with an error.
+
+    Attributes:
+        error_class: ``class`` of the reply, for instance ``GenericError`` or ``CommandNotFound``.
+        description: ``desc`` of the reply: text for people, unstable over agent versions.
+    """
+
+    code = "agent_refused"
+    effect = Effect.REFUSED
+
+    def __init__(self, rpc: str, error_class: str, description: str) -> None:
+        self.rpc = rpc
+        self.error_class = error_class
+        self.description = description
+        super().__init__(f"{rpc}: {description}")
+
+
+class AgentProtocolError(AgentError):
+    """The far end sent something that no guest agent sends; the connection is closed."""
+
+    code = "agent_protocol"
+    effect = Effect.UNKNOWN
+
+
+class MonitorError(OwnUpError):
+    """QEMU's monitor is away or refused a request; the text holds QEMU's own words where there are some."""
+
+    code = "monitor_error"
+    title = "QEMU monitor error"
+
+
+class PowerError(OwnUpError):
+    """A power action could not be done; the text tells a person why."""
+
+    code = "power_failed"
+    title = "Power action failed"

@@ -1,0 +1,12 @@
+"""What travels through RQ: the names of queues and of the coroutine jobs. Only record ids go with them."""
+
+START_COMMAND = "workers.jobs.start_command"
+"""Starts the command whose record id is the only argument."""
+
+RUN_POWER_JOB = "workers.jobs.run_power_job"
+"""Carries out the power job whose id is the only argument."""
+
+
+def queue_name(node: str) -> str:
+    """Name the RQ queue that the worker of a node consumes."""
+    return f"node-{node}"

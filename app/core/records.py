@@ -1,0 +1,297 @@
+"""The records both halves share, and the moves a record may make.
+
+A record is what Redis holds: a frozen dataclass that says what is known, never what is hoped. Outcomes follow one rule:
+OwnUp never lies about what happened in a guest.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class CommandState(StrEnum):
+    """How far a command has come; each value says whether it ran in the guest."""
+
+    QUEUED = "queued"
+    """Recorded, not delivered yet: has not run."""
+    RUNNING = "running"
+    """Its pid is known: runs."""
+    EXITED = "exited"
+    """Its exit code or signal is known: ran."""
+    FAILED = "failed"
+    """Refused before it started: has not run."""
+    EXPIRED = "expired"
+    """Not delivered before its delivery deadline: has not run and will not."""
+    TIMED_OUT = "timed_out"
+    """Its run deadline passed and its process group was killed: ran."""
+    CANCELLED = "cancelled"
+    """Killed on request: ran."""
+    LOST = "lost"
+    """It started, then the agent or the VM went away: ran, its result can't be known."""
+    UNKNOWN = "unknown"
+    """It was sent and no reply came: may have run."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can follow."""
+        return not COMMAND_MOVES[self]
+
+
+COMMAND_MOVES: dict[CommandState, frozenset[CommandState]] = {
+    CommandState.QUEUED: frozenset({
+        CommandState.RUNNING, CommandState.FAILED, CommandState.EXPIRED, CommandState.CANCELLED, CommandState.UNKNOWN,
+    }),
+    CommandState.RUNNING: frozenset({
+        CommandState.EXITED, CommandState.TIMED_OUT, CommandState.CANCELLED, CommandState.LOST,
+    }),
+} | {
+    state: frozenset()
+    for state in CommandState
+    if state not in {CommandState.QUEUED, CommandState.RUNNING}
+}  # fmt: skip
+"""The one table of legal moves; ``app.core.store`` hands it to Redis, which refuses every other move."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What is known of one command that a customer runs in a guest.
+
+    Attributes:
+        id: UUID of the record; guests recycle pids, records don't.
+        vmid: The VM it is for.
+        account: The account that owns it.
+        node: The node that carries the VM, and so the queue it travels on.
+        state: How far it has come.
+        created_at: When the web half accepted it.
+        deliver_by: Delivery deadline, by Redis's clock: after it nobody may send the command any more.
+        sent_at: When a worker claimed it, just before sending. Set and no pid: it may have run.
+        started_at: When the agent told the pid.
+        ended_at: When the end became known.
+        pid: Its process id in the guest.
+        exit_code: Exit code, where it exited by itself.
+        signal: Number of the signal that ended it (Windows: an NTSTATUS).
+        out_truncated: Standard output was longer than what is kept.
+        err_truncated: Standard error was longer than what is kept.
+        message: Why it ended without an exit code, for people.
+        agent_identity: Which life of which agent told the pid; another life's equal pid is another process.
+        key_id: The API key that asked for it.
+        request_id: The HTTP request that asked for it.
+    """
+
+    id: str
+    vmid: int
+    account: str
+    node: str
+    state: CommandState
+    created_at: datetime
+    deliver_by: datetime
+    sent_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    pid: int | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    out_truncated: bool = False
+    err_truncated: bool = False
+    message: str | None = None
+    agent_identity: str | None = None
+    key_id: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRequest:
+    """What is to be run; kept apart from the record, because only the worker needs it, once.
+
+    Attributes:
+        line: One shell line; the guest's shell interprets it.
+    """
+
+    line: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandEnd:
+    """How a command ended, as the worker found out; becomes part of its record.
+
+    Attributes:
+        state: An end state.
+        ended_at: When it became known.
+        exit_code: As in ``Command``.
+        signal: As in ``Command``.
+        stdout: The bytes of standard output that are kept.
+        stderr: The bytes of standard error that are kept.
+        out_truncated: As in ``Command``.
+        err_truncated: As in ``Command``.
+        message: As in ``Command``.
+    """
+
+    state: CommandState
+    ended_at: datetime
+    exit_code: int | None = None
+    signal: int | None = None
+    stdout: bytes = b""
+    stderr: bytes = b""
+    out_truncated: bool = False
+    err_truncated: bool = False
+    message: str | None = None
+
+
+class VmStatus(StrEnum):
+    """Power state of a VM, in HostUp v2's words."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    STARTING = "starting"
+    STOPPING = "stopping"
+    PAUSED = "paused"
+    ERROR = "error"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vm:
+    """What the worker last knew of one VM: who owns it, how it is, what it uses.
+
+    Attributes:
+        vmid: The fleet-wide number of the VM.
+        name: Its name in the definition file.
+        account: The owner.
+        node: The node that carries it.
+        startable: Whether the node can start it (its definition has a machine).
+        status: Power state.
+        running: Whether its virtual CPUs run: a command can be tried.
+        agent_available: Whether a command can reach the guest agent and guest-exec is allowed there.
+        agent_message: "QEMU Guest Agent is available", or why it isn't.
+        agent_version: qemu-ga's version.
+        qemu_pid: Process id of QEMU on the node.
+        booted_at: When the QEMU process started.
+        cpus: Number of virtual CPUs.
+        cpu: Share of its virtual CPUs in use since the last sample, 0.0 to 1.0.
+        mem_bytes: Memory of the node that the VM occupies (resident set of QEMU).
+        maxmem_bytes: Memory the guest was given.
+        netin_bytes: Bytes the guest received since QEMU started.
+        netout_bytes: Bytes the guest sent.
+        diskread_bytes: Bytes the guest read from its disks.
+        diskwrite_bytes: Bytes the guest wrote.
+        seen_at: When the worker last looked.
+    """
+
+    vmid: int
+    name: str
+    account: str
+    node: str
+    startable: bool
+    status: VmStatus
+    running: bool
+    agent_available: bool
+    agent_message: str
+    seen_at: datetime
+    agent_version: str | None = None
+    qemu_pid: int | None = None
+    booted_at: datetime | None = None
+    cpus: int | None = None
+    cpu: float | None = None
+    mem_bytes: int | None = None
+    maxmem_bytes: int | None = None
+    netin_bytes: int | None = None
+    netout_bytes: int | None = None
+    diskread_bytes: int | None = None
+    diskwrite_bytes: int | None = None
+
+
+class JobState(StrEnum):
+    """How far a job has come."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class PowerAction(StrEnum):
+    """What can be done to a VM's power (HostUp v1 docs, POST status)."""
+
+    START = "start"
+    STOP = "stop"
+    SHUTDOWN = "shutdown"
+    RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A power action that a client polls.
+
+    Attributes:
+        id: ``<action>-<vmid>-<epoch ms>``.
+        vmid: The VM it is for.
+        account: The account that owns it.
+        node: The node that carries the VM.
+        action: What is to be done.
+        force: Don't ask the guest; for a shutdown: pull the plug when the guest doesn't obey.
+        state: How far it has come.
+        created_at: When the web half accepted it.
+        start_by: After this moment, by Redis's clock, no worker starts it any more.
+        started_at: When a worker began.
+        finished_at: When it ended.
+        progress: 0 to 100.
+        message: What is being done or how it ended, for people; QEMU's own words where a start failed.
+    """
+
+    id: str
+    vmid: int
+    account: str
+    node: str
+    action: PowerAction
+    force: bool
+    state: JobState
+    created_at: datetime
+    start_by: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    progress: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """An API key as it is stored: everything but the secret.
+
+    Attributes:
+        id: The public part of the key.
+        secret_sha256: Hex digest of the whole key. The key holds 256 random bits, so a fast hash is enough.
+        account: The account whose VMs it sees.
+        name: What its owner calls it.
+        scopes: What it may do.
+        created_at: When it was made.
+        expires_at: From when on it doesn't count any more.
+        revoked_at: When it was withdrawn.
+    """
+
+    id: str
+    secret_sha256: str
+    account: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A hypervisor host whose worker is alive.
+
+    Attributes:
+        name: Its name; its queue is ``node-<name>``.
+        worker: Name of the RQ worker that speaks for it.
+        vms: Number of VMs it carries.
+        broken_definitions: Number of definition files it had to skip.
+        since: When the worker started.
+    """
+
+    name: str
+    worker: str
+    vms: int
+    broken_definitions: int
+    since: datetime

@@ -1,0 +1,31 @@
+"""Everything OwnUp keeps in Redis outside RQ: each key, each script, each time to live.
+
+An operation is a ``Call``: one Redis command and the way to read its reply. Most are scripts, so that each is atomic
+and one round trip. Deadlines are judged by Redis's clock, the only one that all hosts share. Scripts derive keys from
+their arguments, so a Redis Cluster isn't supported.
+
+=============================== ====== =====================================================================
+key                             type   holds
+=============================== ====== =====================================================================
+``ownup:cmd:<id>``              hash   a ``Command``
+``ownup:cmd:<id>:request``      hash   its ``CommandRequest``; removed when the command has ended
+``ownup:cmd:<id>:out``/``:err`` string its output, zlib-compressed
+``ownup:pid:<vmid>:<pid>``      string id of the latest command that got this pid
+``ownup:vm:<vmid>``             hash   a ``Vm``
+``ownup:vm:<vmid>:pid``         string guest pid of the VM's latest command
+``ownup:account:<a>:vms``       set    vmids of an account
+``ownup:node:<n>``              string a ``Node`` as JSON; expires when its worker stops beating
+``ownup:node:<n>:open``         set    ids of the node's commands that have not ended
+``ownup:node:<n>:jobs``         set    ids of the node's jobs that have not ended
+``ownup:nodes``                 set    names of all nodes ever seen
+``ownup:job:<id>``              hash   a ``Job``
+``ownup:key:<id>``              hash   an ``ApiKey``
+``ownup:keys``                  set    ids of all API keys
+``ownup:wake`` (channel)               ids of commands and jobs whose record has just changed
+=============================== ====== =====================================================================
+"""
+
+from app.core.store import commands, jobs, keys, nodes, vms
+from app.core.store.calls import WAKE_CHANNEL, AsyncStore, Call, Store, ping
+
+__all__ = ["WAKE_CHANNEL", "AsyncStore", "Call", "Store", "commands", "jobs", "keys", "nodes", "ping", "vms"]

@@ -1,0 +1,111 @@
+"""What an operation on the store is, and the two ways to run one: from threads and from an event loop."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+import redis
+import redis.asyncio
+import redis.exceptions
+
+from app.core.codec import decode
+from app.core.errors import StoreUnavailableError
+
+T = TypeVar("T")
+
+WAKE_CHANNEL = "ownup:wake"
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One Redis command and how to read its reply.
+
+    Attributes:
+        args: The command, as ``execute_command`` takes it.
+        load: Makes the result from the raw reply.
+    """
+
+    args: tuple[str | bytes | int | float, ...]
+    load: Callable[[Any], T]
+
+
+class Store:
+    """Runs calls on a blocking Redis client."""
+
+    def __init__(self, client: "redis.Redis") -> None:
+        self._client = client
+
+    def run(self, call: Call[T]) -> T:
+        """Run one call.
+
+        Raises:
+            StoreUnavailableError: Redis is away, or still loading.
+        """
+        try:
+            return call.load(self._client.execute_command(*call.args))  # type: ignore[no-untyped-call]
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as exc:
+            raise StoreUnavailableError from exc
+
+
+class AsyncStore:
+    """Runs calls on an asyncio Redis client."""
+
+    def __init__(self, client: "redis.asyncio.Redis") -> None:
+        self._client = client
+
+    async def run(self, call: Call[T]) -> T:
+        """Run one call.
+
+        Raises:
+            StoreUnavailableError: Redis is away, or still loading.
+        """
+        try:
+            reply = await cast("Awaitable[Any]", self._client.execute_command(*call.args))  # type: ignore[no-untyped-call]
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as exc:
+            raise StoreUnavailableError from exc
+        return call.load(reply)
+
+
+def ping() -> Call[None]:
+    """Ask whether Redis is there."""
+    return Call(("PING",), nothing)
+
+
+NOW = "local t = redis.call('TIME'); local now = tonumber(t[1]) + tonumber(t[2]) / 1000000"
+"""Start of a script that judges a deadline: binds ``now`` to Redis's clock, in epoch seconds."""
+
+
+def script(text: str, *args: str | bytes | float, load: Callable[[Any], T]) -> Call[T]:
+    """Make a call of a Lua script that finds its arguments in ``ARGV``."""
+    return Call(("EVAL", text, 0, *args), load)
+
+
+def flat(fields: Mapping[str, str]) -> str:
+    """Write hash fields as the JSON array that a script unpacks into ``HSET``."""
+    return json.dumps([part for pair in fields.items() for part in pair], ensure_ascii=False)
+
+
+def pairs(reply: Any) -> Mapping[bytes, bytes]:
+    """Read the fields of a hash, as a command or as a script returns them."""
+    return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def load_record(kind: type[T], reply: Any) -> T | None:
+    """Read a record; an empty hash is no record."""
+    return decode(kind, pairs(reply)) if reply else None
+
+
+def load_name(reply: Any) -> str | None:
+    """Read a name, or that there is none."""
+    return reply.decode() if reply else None
+
+
+def load_names(reply: Any) -> tuple[str, ...]:
+    """Read a set of names, sorted."""
+    return tuple(sorted(name.decode() for name in reply))
+
+
+def nothing(_reply: Any) -> None:
+    """Read a reply that says nothing."""
+    return

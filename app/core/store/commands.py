@@ -1,0 +1,213 @@
+"""Commands in the store: created by the web half, moved by the worker, read by both."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from app.core.codec import decode, encode
+from app.core.errors import IllegalMoveError
+from app.core.records import COMMAND_MOVES, Command, CommandEnd, CommandRequest, CommandState
+from app.core.store.calls import NOW, Call, flat, load_names, load_record, nothing, pairs, script
+
+_CREATE = f"""
+{NOW}
+local cmd = 'ownup:cmd:' .. ARGV[1]
+redis.call('HSET', cmd, 'deliver_by', string.format('%.6f', now + tonumber(ARGV[3])), unpack(cjson.decode(ARGV[4])))
+redis.call('HSET', cmd .. ':request', unpack(cjson.decode(ARGV[5])))
+redis.call('SADD', 'ownup:node:' .. ARGV[2] .. ':open', ARGV[1])
+return 1
+"""
+
+_CLAIM = f"""
+{NOW}
+local cmd = 'ownup:cmd:' .. ARGV[1]
+local present = redis.call('HMGET', cmd, 'state', 'sent_at', 'deliver_by')
+if present[1] ~= 'queued' or present[2] then return false end
+if tonumber(present[3]) < now then return 'late' end
+redis.call('HSET', cmd, 'sent_at', string.format('%.6f', now))
+return {{redis.call('HGETALL', cmd), redis.call('HGETALL', cmd .. ':request')}}
+"""
+
+_MOVE = """
+local cmd = 'ownup:cmd:' .. ARGV[1]
+local present = redis.call('HGET', cmd, 'state')
+local legal = cjson.decode(ARGV[2])
+if not present or not legal[present] then return present end
+redis.call('HSET', cmd, unpack(cjson.decode(ARGV[3])))
+local now = redis.call('HMGET', cmd, 'state', 'vmid', 'pid', 'node')
+if now[1] == 'running' then
+  redis.call('SET', 'ownup:pid:' .. now[2] .. ':' .. now[3], ARGV[1])
+  redis.call('SET', 'ownup:vm:' .. now[2] .. ':pid', now[3])
+else
+  local ttl = tonumber(ARGV[4])
+  redis.call('DEL', cmd .. ':request')
+  redis.call('EXPIRE', cmd, ttl)
+  if ARGV[5] ~= '' then redis.call('SET', cmd .. ':out', ARGV[5], 'EX', ttl) end
+  if ARGV[6] ~= '' then redis.call('SET', cmd .. ':err', ARGV[6], 'EX', ttl) end
+  if now[3] then redis.call('EXPIRE', 'ownup:pid:' .. now[2] .. ':' .. now[3], ttl) end
+  redis.call('SREM', 'ownup:node:' .. now[4] .. ':open', ARGV[1])
+end
+redis.call('PUBLISH', 'ownup:wake', ARGV[1])
+return 1
+"""
+
+_IS_UNDELIVERED = f"""
+{NOW}
+local cmd = 'ownup:cmd:' .. ARGV[1]
+local present = redis.call('HMGET', cmd, 'state', 'sent_at', 'deliver_by')
+if present[1] ~= 'queued' or present[2] or tonumber(present[3]) > now then return 0 end
+return 1
+"""
+
+_READ_RESULT = """
+local id = redis.call('GET', 'ownup:pid:' .. ARGV[1] .. ':' .. ARGV[2])
+if not id then return false end
+local cmd = 'ownup:cmd:' .. id
+return {redis.call('HGETALL', cmd), redis.call('GET', cmd .. ':out'), redis.call('GET', cmd .. ':err')}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A command and the output that is kept of it.
+
+    Attributes:
+        command: The record.
+        stdout: Bytes of standard output.
+        stderr: Bytes of standard error.
+    """
+
+    command: Command
+    stdout: bytes
+    stderr: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A command that this worker, and no other, may now send once.
+
+    Attributes:
+        command: The record.
+        request: What is to be run.
+    """
+
+    command: Command
+    request: CommandRequest
+
+
+def create(command: Command, request: CommandRequest, *, deliver_within_s: float) -> Call[None]:
+    """Record a queued command; its delivery deadline is set by Redis's clock."""
+    fields = encode(command)
+    del fields["deliver_by"]
+    return script(
+        _CREATE,
+        command.id,
+        command.node,
+        deliver_within_s,
+        flat(fields),
+        flat(encode(request)),
+        load=nothing,
+    )
+
+
+def find(command_id: str) -> Call[Command | None]:
+    """Read one command record by its id."""
+    return Call(("HGETALL", f"ownup:cmd:{command_id}"), lambda reply: load_record(Command, reply))
+
+
+def claim(command_id: str) -> Call[Claim | None]:
+    """Mark a queued command as sent, just before sending it.
+
+    The mark is what makes delivery happen at most once: ``None`` says that the command is not queued any more, was
+    claimed before, or is past its delivery deadline, and must not be sent.
+    """
+    return script(_CLAIM, command_id, load=_load_claim)
+
+
+def start(command_id: str, *, pid: int, started_at: datetime, agent_identity: str | None) -> Call[None]:
+    """Move a command to ``running`` with its pid and wake whoever waits for it.
+
+    Raises:
+        IllegalMoveError: (when the reply is read) the command is not queued.
+    """
+    fields = {
+        "state": CommandState.RUNNING,
+        "pid": pid,
+        "started_at": started_at,
+        "agent_identity": agent_identity,
+    }
+    return _move(command_id, CommandState.RUNNING, fields)
+
+
+def end(command_id: str, end: CommandEnd, *, ttl_s: int) -> Call[None]:
+    """Move a command to its end, with its output, and wake whoever waits for it.
+
+    Raises:
+        IllegalMoveError: (when the reply is read) the end can't follow the present state.
+    """
+    fields = {
+        "state": end.state,
+        "ended_at": end.ended_at,
+        "exit_code": end.exit_code,
+        "signal": end.signal,
+        "out_truncated": end.out_truncated,
+        "err_truncated": end.err_truncated,
+        "message": end.message,
+    }
+    return _move(command_id, end.state, fields, ttl_s=ttl_s, out=_pack(end.stdout), err=_pack(end.stderr))
+
+
+def is_undelivered(command_id: str) -> Call[bool]:
+    """Tell whether a command is past its delivery deadline and was never claimed, so that it can't have run."""
+    return script(_IS_UNDELIVERED, command_id, load=bool)
+
+
+def read_result(vmid: int, pid: int) -> Call[Result | None]:
+    """Read the latest command that got this pid in this VM, with its output."""
+    return script(_READ_RESULT, vmid, pid, load=_load_result)
+
+
+def list_open(node: str) -> Call[tuple[str, ...]]:
+    """List the ids of a node's commands that have not ended."""
+    return Call(("SMEMBERS", f"ownup:node:{node}:open"), load_names)
+
+
+def _move(
+    command_id: str,
+    wanted: CommandState,
+    fields: Mapping[str, Any],
+    *,
+    ttl_s: int = 0,
+    out: bytes = b"",
+    err: bytes = b"",
+) -> Call[None]:
+    legal = {present.value: True for present, following in COMMAND_MOVES.items() if wanted in following}
+
+    def load(reply: Any) -> None:
+        if reply != 1:
+            raise IllegalMoveError(command_id, reply.decode() if reply else "gone", wanted)
+
+    return script(_MOVE, command_id, json.dumps(legal), flat(encode(fields)), ttl_s, out, err, load=load)
+
+
+def _pack(output: bytes) -> bytes:
+    return zlib.compress(output, level=1) if output else b""
+
+
+def _unpack(stored: bytes | None) -> bytes:
+    return zlib.decompress(stored) if stored else b""
+
+
+def _load_claim(reply: Any) -> Claim | None:
+    if not isinstance(reply, list):
+        return None
+    return Claim(decode(Command, pairs(reply[0])), decode(CommandRequest, pairs(reply[1])))
+
+
+def _load_result(reply: Any) -> Result | None:
+    if not reply or not reply[0]:
+        return None
+    return Result(decode(Command, pairs(reply[0])), _unpack(reply[1]), _unpack(reply[2]))

@@ -1,0 +1,78 @@
+"""Power jobs in the store: created by the web half, carried out by the worker, polled by clients."""
+
+from datetime import datetime
+
+from app.core.codec import encode
+from app.core.records import Job, JobState
+from app.core.store.calls import NOW, Call, flat, load_names, load_record, nothing, script
+
+TTL_S = 24 * 3600
+"""How long an ended job can be polled."""
+
+_CREATE = f"""
+{NOW}
+local job = 'ownup:job:' .. ARGV[1]
+if redis.call('EXISTS', job) == 1 then return 0 end
+redis.call('HSET', job, 'start_by', string.format('%.6f', now + tonumber(ARGV[3])), unpack(cjson.decode(ARGV[4])))
+redis.call('SADD', 'ownup:node:' .. ARGV[2] .. ':jobs', ARGV[1])
+return 1
+"""
+
+_START = f"""
+{NOW}
+local job = 'ownup:job:' .. ARGV[1]
+local present = redis.call('HMGET', job, 'state', 'start_by')
+if present[1] ~= 'queued' then return false end
+if tonumber(present[2]) < now then return 'late' end
+redis.call('HSET', job, 'state', 'running', 'started_at', string.format('%.6f', now))
+redis.call('PUBLISH', 'ownup:wake', ARGV[1])
+return redis.call('HGETALL', job)
+"""
+
+_UPDATE = """
+local job = 'ownup:job:' .. ARGV[1]
+local present = redis.call('HMGET', job, 'state', 'node')
+if present[1] ~= 'queued' and present[1] ~= 'running' then return 0 end
+redis.call('HSET', job, unpack(cjson.decode(ARGV[2])))
+if ARGV[3] ~= '' then
+  redis.call('EXPIRE', job, tonumber(ARGV[3]))
+  redis.call('SREM', 'ownup:node:' .. present[2] .. ':jobs', ARGV[1])
+end
+redis.call('PUBLISH', 'ownup:wake', ARGV[1])
+return 1
+"""
+
+
+def create(job: Job, *, start_within_s: float) -> Call[bool]:
+    """Record a queued job. ``False`` says that the id is taken."""
+    fields = encode(job)
+    del fields["start_by"]
+    return script(_CREATE, job.id, job.node, start_within_s, flat(fields), load=bool)
+
+
+def find(job_id: str) -> Call[Job | None]:
+    """Read one job."""
+    return Call(("HGETALL", f"ownup:job:{job_id}"), lambda reply: load_record(Job, reply))
+
+
+def start(job_id: str) -> Call[Job | None]:
+    """Move a queued job to ``running``. ``None`` says that it must not be started (any more)."""
+    return script(_START, job_id, load=lambda reply: load_record(Job, reply) if isinstance(reply, list) else None)
+
+
+def progress(job_id: str, progress: int, message: str) -> Call[None]:
+    """Say how far a job has come, in percent."""
+    return script(_UPDATE, job_id, flat(encode({"progress": progress, "message": message})), "", load=nothing)
+
+
+def finish(job_id: str, state: JobState, message: str, finished_at: datetime) -> Call[None]:
+    """Move a job to its end; a job that has ended already stays as it is."""
+    fields = {"state": state, "message": message, "finished_at": finished_at}
+    if state is JobState.COMPLETED:
+        fields["progress"] = 100
+    return script(_UPDATE, job_id, flat(encode(fields)), TTL_S, load=nothing)
+
+
+def list_open(node: str) -> Call[tuple[str, ...]]:
+    """List the ids of a node's jobs that have not ended."""
+    return Call(("SMEMBERS", f"ownup:node:{node}:jobs"), load_names)

@@ -1,0 +1,244 @@
+"""The lab guest does what a customer's VM does: its agent answers, it powers off, it reboots, it heals."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import time
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from lab import accel
+from lab import guest as lab_guest
+from lab.accel import Accelerator
+from lab.guest import LabGuest
+
+BOOT_TIMEOUT_S = 60
+POWER_OFF_TIMEOUT_S = 30
+RPC_TIMEOUT_S = 10
+
+T = TypeVar("T")
+
+
+def until(timeout_s: float, what: str, probe: Callable[[], T | None]) -> T:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if (found := probe()) is not None:
+            return found
+        time.sleep(0.05)
+    pytest.fail(f"not within {timeout_s} s: {what}")
+
+
+class Agent:
+    """One synchronised connection to the guest agent."""
+
+    def __init__(self, path: Path, timeout_s: float = RPC_TIMEOUT_S) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(timeout_s)
+        self.socket.connect(str(path))
+        self.replies = self.socket.makefile("rb")
+        sync_id = random.getrandbits(62)  # noqa: S311 tells a stale reply from ours, guards nothing
+        self.send("guest-sync-delimited", {"id": sync_id}, start=b"\xff")
+        until(timeout_s, "sync", lambda: True if self.replies.readline().endswith(b'{"return": %d}\n' % sync_id) else None)
+
+    def send(self, name: str, arguments: dict[str, Any], start: bytes = b"") -> None:
+        self.socket.sendall(start + json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")
+
+    def call(self, name: str, **arguments: Any) -> Any:
+        self.send(name, arguments)
+        return json.loads(self.replies.readline())["return"]
+
+    def close(self) -> None:
+        self.replies.close()
+        self.socket.close()
+
+
+class Vm:
+    """A lab VM that this test started itself."""
+
+    def __init__(self, guest: LabGuest, accelerator: Accelerator, folder: Path, *words: str) -> None:
+        self.agent_path, self.monitor_path = folder / "1.qga", folder / "1.qmp"
+        argv = ["qemu-system-x86_64", "-accel", accelerator, "-m", "256", "-smp", "1", "-nodefaults", "-no-user-config"]
+        argv += ["-display", "none", "-serial", f"file:{folder}/1.console", "-device", "virtio-serial"]
+        argv += ["-chardev", f"socket,id=qga,path={self.agent_path},server=on,wait=off"]
+        argv += ["-device", "virtserialport,chardev=qga,id=qga,name=org.qemu.guest_agent.0"]
+        argv += ["-qmp", f"unix:{self.monitor_path},server=on,wait=off", *guest.qemu_args(*words)]
+        self.process = subprocess.Popen(argv)
+
+    @contextmanager
+    def agent(self, timeout_s: float = RPC_TIMEOUT_S) -> Iterator[Agent]:
+        agent = Agent(self.agent_path, timeout_s)
+        try:
+            yield agent
+        finally:
+            agent.close()
+
+    def probe_agent(self) -> Any | None:
+        try:
+            with self.agent(timeout_s=0.5) as agent:
+                return agent.call("guest-info")
+        except OSError:
+            return None
+
+    def wait_for_agent(self) -> Any:
+        return until(BOOT_TIMEOUT_S, "agent answers", self.probe_agent)
+
+    def run(self, script: str) -> dict[str, Any]:
+        with self.agent() as agent:
+            argv = {"path": "/bin/sh", "arg": ["-c", script], "capture-output": True}
+            pid = agent.call("guest-exec", **argv)["pid"]
+
+            def ended() -> dict[str, Any] | None:
+                status: dict[str, Any] = agent.call("guest-exec-status", pid=pid)
+                return status if status["exited"] else None
+
+            return until(RPC_TIMEOUT_S, f"end of {script!r}", ended)
+
+    def output(self, script: str) -> str:
+        return b64decode(self.run(script)["out-data"]).decode()
+
+    def boot_id(self) -> str:
+        return self.output("cat /proc/sys/kernel/random/boot_id")
+
+    def monitor(self, command: str) -> None:
+        with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rwb") as lines:
+            connection.settimeout(RPC_TIMEOUT_S)
+            connection.connect(str(self.monitor_path))
+            assert "QMP" in json.loads(lines.readline())
+            for name in ("qmp_capabilities", command):
+                lines.write(json.dumps({"execute": name}).encode() + b"\n")
+                lines.flush()
+                assert json.loads(lines.readline()) == {"return": {}}
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def guest() -> LabGuest:
+    return lab_guest.build(Path(os.environ.get("VAR_DIR", "var")))
+
+
+@pytest.fixture(scope="session")
+def accelerator(guest: LabGuest) -> Accelerator:
+    return accel.choose(Path(os.environ.get("VAR_DIR", "var")), guest)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("vm")
+
+
+@pytest.fixture(scope="module")
+def vm(guest: LabGuest, accelerator: Accelerator, folder: Path) -> Iterator[Vm]:
+    """A running VM that the tests share; each leaves it running."""
+    vm = Vm(guest, accelerator, folder, "hostname=lab-test")
+    vm.wait_for_agent()
+    yield vm
+    vm.stop()
+
+
+@pytest.fixture
+def short_lived_vm(guest: LabGuest, accelerator: Accelerator, tmp_path: Path) -> Iterator[Vm]:
+    vm = Vm(guest, accelerator, tmp_path)
+    vm.wait_for_agent()
+    yield vm
+    vm.stop()
+
+
+def test_the_real_agent_answers_and_can_run_commands(vm: Vm) -> None:
+    info = vm.wait_for_agent()
+    enabled = {rpc["name"] for rpc in info["supported_commands"] if rpc["enabled"]}
+    assert info["version"].startswith("7.2")
+    assert {"guest-exec", "guest-exec-status", "guest-shutdown", "guest-file-open"} <= enabled
+
+
+def test_commands_run_in_the_guest_and_not_on_this_host(vm: Vm) -> None:
+    system, name, release = vm.output("uname -snr").split()
+    assert (system, name) == ("Linux", "lab-test")
+    assert release != os.uname().release
+    assert release.endswith("-cloud-amd64")
+
+
+def test_root_can_write_and_has_a_home(vm: Vm) -> None:
+    assert vm.output("cd && echo ok > file && cat file && pwd && id -un").split() == ["ok", "/root", "root"]
+    assert vm.output("cd $(mktemp -d) && touch a && mv a b && ls && printenv HOME").split() == ["b", "/root"]
+
+
+def test_what_a_shell_line_needs_is_there(vm: Vm) -> None:
+    names = """sh setsid cat echo uname sleep head tail dd sha256sum md5sum base64 seq yes kill ps ls mkdir rm mv cp touch
+        grep sed awk tr wc date hostname id env printenv test true false mount umount poweroff reboot sync chmod od cut sort
+        find df free nproc stat mktemp"""
+    assert vm.run(f"for name in {' '.join(names.split())}; do which $name >/dev/null || exit 1; done")["exitcode"] == 0
+    mounted = vm.output("cut -d' ' -f2 /proc/mounts").split()
+    assert {"/proc", "/sys", "/dev", "/dev/pts"} <= set(mounted)
+
+
+def test_five_megabytes_of_output_arrive_whole(vm: Vm) -> None:
+    made = vm.output("seq 700000 > /tmp/lines; sha256sum </tmp/lines").split()[0]
+    body = b64decode(vm.run("cat /tmp/lines; rm /tmp/lines")["out-data"])
+    assert sha256(body).hexdigest() == made
+    assert len(body) > 4_800_000
+
+
+def test_the_agent_survives_more_output_than_it_can_keep(vm: Vm) -> None:
+    status = vm.run("seq 2700000")
+    assert len(b64decode(status["out-data"])) == 16 * 1024 * 1024
+    assert status["exitcode"] == 0
+
+
+def test_a_killed_agent_comes_back(vm: Vm) -> None:
+    old_pid = vm.output("pidof qemu-ga").strip()
+    with vm.agent() as agent:
+        agent.call("guest-exec", path="/bin/kill", arg=["-9", old_pid])
+
+    def new_pid() -> str | None:
+        pid = vm.output("pidof qemu-ga").strip() if vm.probe_agent() else old_pid
+        return None if pid == old_pid else pid
+
+    assert until(BOOT_TIMEOUT_S, "a new agent", new_pid).isdecimal()
+
+
+def test_a_reboot_asked_of_the_agent_comes_back_as_a_fresh_system(vm: Vm) -> None:
+    before = vm.boot_id()
+    with vm.agent() as agent:
+        agent.send("guest-shutdown", {"mode": "reboot"})
+    assert until(BOOT_TIMEOUT_S, "a new boot", lambda: fresh_boot(vm, before)) != before
+    assert vm.process.poll() is None
+
+
+def test_a_reset_of_the_machine_comes_back_as_a_fresh_system(vm: Vm) -> None:
+    before = vm.boot_id()
+    vm.monitor("system_reset")
+    assert until(BOOT_TIMEOUT_S, "a new boot", lambda: fresh_boot(vm, before)) != before
+
+
+def fresh_boot(vm: Vm, before: str) -> str | None:
+    try:
+        boot_id = vm.boot_id() if vm.probe_agent() else before
+    except OSError:  # it went away between the two
+        return None
+    return None if boot_id == before else boot_id
+
+
+def test_a_shutdown_asked_of_the_agent_powers_the_vm_off(short_lived_vm: Vm) -> None:
+    with short_lived_vm.agent() as agent:
+        agent.send("guest-shutdown", {"mode": "powerdown"})
+        assert short_lived_vm.process.wait(POWER_OFF_TIMEOUT_S) == 0
+
+
+def test_the_power_button_powers_the_vm_off(short_lived_vm: Vm) -> None:
+    short_lived_vm.monitor("system_powerdown")
+    assert short_lived_vm.process.wait(POWER_OFF_TIMEOUT_S) == 0
+
+
+def test_the_probe_sees_a_guest_that_boots(guest: LabGuest) -> None:
+    assert accel.boots_guest(guest, "tcg")
