@@ -1,7 +1,7 @@
 """Which accelerator QEMU can really use on this host.
 
-An open /dev/kvm proves nothing: on some hosts it opens and no guest ever starts. So the lab guest is booted, once, and the
-answer is remembered.
+An open /dev/kvm proves nothing: on some hosts it opens and no guest ever starts. So the lab guest is booted, once, and
+the answer is remembered.
 """
 
 import os
@@ -43,9 +43,6 @@ def choose(
     if not os.access(device, os.R_OK | os.W_OK):
         return "tcg"
     remembered = var_dir / "accel"
-    known = remembered.read_text().strip() if remembered.exists() else ""
-    if known == "kvm" or known == "tcg":
-        return known
-    answer: Accelerator = "kvm" if boots(guest, "kvm") else "tcg"
-    remembered.write_text(f"{answer}\n")
-    return answer
+    if not remembered.exists():
+        remembered.write_text("kvm" if boots(guest, "kvm") else "tcg")
+    return "kvm" if remembered.read_text().strip() == "kvm" else "tcg"

@@ -1,10 +1,11 @@
 """The lab guest: a Debian kernel, busybox and the real QEMU guest agent in one initramfs; no disk, no network.
 
-Decides what is in the guest and when it must be built again. Doesn't know how a VM is started or who talks to its agent.
+Decides what is in the guest and when it is built again. Doesn't know how a VM is started or who talks to its agent.
 """
 
 import fcntl
 import hashlib
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from pathlib import Path
 
 from lab import initramfs, packages
 from lab.initramfs import Entry, character_device, directory, executable, link, plain
+from lab.packages import Package, PackageError
 
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 BUSYBOX_PACKAGE = "busybox-static"
 AGENT = Path("/usr/sbin/qemu-ga")
 
-APPEND = "console=ttyS0 quiet random.trust_cpu=on"
+APPEND = "console=ttyS0 quiet"
 
 # In the order they need each other: the package brings no modules.dep, that is made when a kernel is installed.
 MODULES = (
@@ -127,7 +129,7 @@ def build(var_dir: Path) -> LabGuest:
     return guest
 
 
-def stamp_text(fetched: list[packages.Package], copied: list[Path]) -> str:
+def stamp_text(fetched: list[Package], copied: list[Path]) -> str:
     """Describe what a build is made of: versions, the host's own files, and this code."""
     code = hashlib.sha256(b"".join(Path(module).read_bytes() for module in (__file__, initramfs.__file__)))
     lines = [f"{package.name} {package.version}" for package in fetched]
@@ -154,7 +156,7 @@ def shared_libraries(program: Path) -> list[Path]:
     return [Path(path) for path in re.findall(r"(?:^|=>)\s+(/\S+)", listed, re.MULTILINE)]
 
 
-def _kernel_package() -> packages.Package:
+def _kernel_package() -> Package:
     names = packages.get_candidate(KERNEL_PACKAGE).depends
     return packages.get_candidate(next(name for name in names if name.startswith("linux-image-")))
 
@@ -206,10 +208,6 @@ def _agent() -> Iterator[Entry]:
     yield from (executable(str(path), path.read_bytes()) for path in shared_libraries(AGENT))
 
 
-PackageError = packages.PackageError
-
-
 if __name__ == "__main__":
-    import os
-
-    print(build(Path(os.environ.get("VAR_DIR", "var"))))
+    made = build(Path(os.environ.get("VAR_DIR") or "var"))
+    print(f"lab guest: {made.kernel} {made.initrd}")

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab import LabError
 
-class PackageError(Exception):
+
+class PackageError(LabError):
     """Apt doesn't know a package, can't fetch it, or the package lacks a file."""
 
 
@@ -32,7 +34,7 @@ def parse_record(text: str) -> Package:
     Raises:
         PackageError: the text is no package stanza.
     """
-    fields = dict(line.split(": ", 1) for line in text.split("\n\n")[0].splitlines() if ": " in line)
+    fields = dict(line.split(": ", 1) for line in text.partition("\n\n")[0].splitlines() if ": " in line)
     try:
         name, version = fields["Package"], fields["Version"]
     except KeyError as exc:

@@ -25,10 +25,12 @@ which body an error gets is decided by each face, not here.
     ├── DefinitionError               a VM definition file is wrong
     ├── AgentError                    the guest agent
     │   ├── AgentUnavailableError     nobody there; the request was never sent
+    │   │   └── AgentAbsentError      … because nobody listens on the socket: the VM is off
     │   ├── AgentSilentError          sent, and no reply came
     │   ├── AgentRefusedError         the agent said no
     │   └── AgentProtocolError        the far end doesn't speak the protocol
     ├── MonitorError                  QEMU's monitor (QMP) is away or said no
+    │   └── MonitorAbsentError        … because nobody listens on the socket: the VM is off
     └── PowerError                    a power action can't be done
 """
 
@@ -249,6 +251,12 @@ class AgentUnavailableError(AgentError):
     code = "agent_unavailable"
 
 
+class AgentAbsentError(AgentUnavailableError):
+    """Nobody listens on the agent socket: the VM is off."""
+
+    code = "agent_absent"
+
+
 class AgentSilentError(AgentError):
     """A request was sent and no reply came in time; the connection it was sent on is closed."""
 
@@ -286,6 +294,12 @@ class MonitorError(OwnUpError):
 
     code = "monitor_error"
     title = "QEMU monitor error"
+
+
+class MonitorAbsentError(MonitorError):
+    """Nobody listens on the monitor socket: the VM is off."""
+
+    code = "monitor_absent"
 
 
 class PowerError(OwnUpError):

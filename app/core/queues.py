@@ -1,7 +1,7 @@
 """What travels through RQ: the names of queues and of the coroutine jobs. Only record ids go with them."""
 
 START_COMMAND = "workers.jobs.start_command"
-"""Starts the command whose record id is the only argument."""
+"""Starts a command; the arguments are its record's id and its vmid."""
 
 RUN_POWER_JOB = "workers.jobs.run_power_job"
 """Carries out the power job whose id is the only argument."""

@@ -13,6 +13,7 @@ from app.core.codec import decode
 from app.core.errors import StoreUnavailableError
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 WAKE_CHANNEL = "ownup:wake"
 
@@ -46,6 +47,21 @@ class Store:
             return call.load(self._client.execute_command(*call.args))  # type: ignore[no-untyped-call]
         except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as exc:
             raise StoreUnavailableError from exc
+
+    def run_both(self, first: Call[T], second: Call[U]) -> tuple[T, U]:
+        """Run two calls in one round trip.
+
+        Raises:
+            StoreUnavailableError: Redis is away, or still loading.
+        """
+        try:
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.execute_command(*first.args)  # type: ignore[no-untyped-call]
+                pipe.execute_command(*second.args)  # type: ignore[no-untyped-call]
+                replies = pipe.execute()
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as exc:
+            raise StoreUnavailableError from exc
+        return first.load(replies[0]), second.load(replies[1])
 
 
 class AsyncStore:

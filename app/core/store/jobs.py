@@ -23,7 +23,7 @@ _START = f"""
 local job = 'ownup:job:' .. ARGV[1]
 local present = redis.call('HMGET', job, 'state', 'start_by')
 if present[1] ~= 'queued' then return false end
-if tonumber(present[2]) < now then return 'late' end
+if tonumber(present[2]) < now then return false end
 redis.call('HSET', job, 'state', 'running', 'started_at', string.format('%.6f', now))
 redis.call('PUBLISH', 'ownup:wake', ARGV[1])
 return redis.call('HGETALL', job)

@@ -11,14 +11,14 @@ TTL_S = 10
 
 
 _BEAT = """
-redis.call('SADD', 'ownup:nodes', ARGV[1])
-return redis.call('SET', 'ownup:node:' .. ARGV[1], ARGV[2], 'EX', ARGV[3])
+redis.call('SET', 'ownup:node:' .. ARGV[1], ARGV[2], 'EX', ARGV[3])
+return redis.call('SADD', 'ownup:nodes', ARGV[1])
 """
 
 
-def beat(node: Node) -> Call[None]:
-    """Say that a node's worker is alive, for the next ``TTL_S`` seconds."""
-    return script(_BEAT, node.name, json.dumps(encode(node)), TTL_S, load=nothing)
+def beat(node: Node) -> Call[bool]:
+    """Say that a node's worker is alive, for the next ``TTL_S`` seconds; tells whether the store has never seen it."""
+    return script(_BEAT, node.name, json.dumps(encode(node)), TTL_S, load=bool)
 
 
 def leave(node: str) -> Call[None]:

@@ -1,0 +1,88 @@
+"""How every face takes in a request: bodies, query parameters and path parts through marshmallow schemas.
+
+What is wrong is raised as OwnUp's own error; the face renders it.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn, cast
+
+import marshmallow
+from flask import Request
+from marshmallow import ValidationError, fields, validate
+from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import UnsupportedMediaType
+
+from app.api.json_text import load_object
+from app.core.errors import InvalidRequestError, Problem
+
+MAX_INTEGER = 2**63 - 1
+
+_DIGITS = re.compile(r"[0-9]{1,19}")
+
+
+class PlainInteger(fields.Integer):
+    """A positive integer of a path or a query: decimal digits and nothing else, 1 to 2^63-1."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Range(1, MAX_INTEGER), **kwargs)
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> int:
+        number = int(value) if _DIGITS.fullmatch(value) else 0
+        if not 1 <= number <= MAX_INTEGER:
+            raise ValidationError(f"must be an integer from 1 to {MAX_INTEGER}")
+        return number
+
+
+class StrictBoolean(fields.Boolean):
+    """``true`` or ``false``; not ``"yes"``, ``1`` or ``0``."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValidationError("must be true or false")
+        return value
+
+
+class RequestParser(FlaskParser):
+    """Reads a request by a schema, and refuses it with our own error."""
+
+    DEFAULT_VALIDATION_STATUS = 400
+
+    def load_json(self, req: Request, *_args: Any) -> Any:
+        """Read the body; no body reads as an object without fields.
+
+        Raises:
+            UnsupportedMediaType: There is a body, and it doesn't say that it is JSON.
+        """
+        body = req.get_data()
+        if body and not req.is_json:
+            raise UnsupportedMediaType
+        return load_object(body) if body else {}
+
+    def load_querystring(self, req: Request, schema: marshmallow.Schema) -> Any:
+        """Read the query parameters.
+
+        Raises:
+            InvalidRequestError: One that the schema knows is given more than once.
+        """
+        repeated = [name for name in schema.fields if len(req.args.getlist(name)) > 1]
+        if repeated:
+            raise InvalidRequestError(*(Problem(name, "must be given only once") for name in repeated))
+        return req.args.to_dict()
+
+    def handle_error(self, error: ValidationError, *_args: Any, **_kwargs: Any) -> NoReturn:
+        """Refuse a request that doesn't fit its schema.
+
+        Raises:
+            InvalidRequestError: Always.
+        """
+        raise InvalidRequestError(*_problems(error)) from error
+
+
+def _problems(error: ValidationError) -> Iterator[Problem]:
+    """Flatten ``{location: {field: [message, …]}}``."""
+    by_location = cast("dict[str, dict[str, list[str]]]", error.messages)
+    for by_field in by_location.values():
+        for name, messages in by_field.items():
+            for message in messages:
+                yield Problem(name, message)

@@ -1,0 +1,255 @@
+"""The shapes of v1: what is taken in, and how each field of an answer is spelt."""
+
+import re
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow.fields import Boolean, Float, Integer, List, Nested, String
+
+from app.api.parsing import PlainInteger, StrictBoolean
+from app.core.records import CommandState, JobState, PowerAction, VmStatus
+
+MAX_LINE_CHARS = 65_536
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+_TEXT: dict[str, Any] = {"required": "is required", "null": "must be a string", "invalid": "must be a string"}
+
+
+def _about(description: str) -> dict[str, str]:
+    return {"description": description}
+
+
+def _check_line(line: str) -> None:
+    """Refuse what no shell could be given.
+
+    Raises:
+        ValidationError: The line is blank, or can't be an argument of a program in UTF-8.
+    """
+    if line and not line.strip():
+        raise ValidationError("must not be blank")
+    if "\0" in line:
+        raise ValidationError("must not contain NUL characters")
+    if _HALF_PAIR.search(line):
+        raise ValidationError("must not contain lone surrogates: they are no Unicode text")
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+class VmPath(Schema):
+    """Path of everything about one VM."""
+
+    vmid = PlainInteger(required=True, metadata=_about("Number of the VM.") | {"example": 10000})
+
+
+class ExecQuery(Schema):
+    """Query of a command's result."""
+
+    pid = PlainInteger(
+        metadata=_about("Guest pid of the command, as POST told it. Without it, whether commands can run is told."),
+    )
+    encoding = String(
+        validate=validate.OneOf(["base64"]),
+        metadata=_about("`base64` gives the bytes of the output; without it they are read as UTF-8."),
+    )
+
+
+class ExecBody(Schema):
+    """A command to run."""
+
+    command = String(
+        required=True,
+        error_messages=_TEXT,
+        validate=[
+            validate.Length(1, MAX_LINE_CHARS, error=f"must be 1 to {MAX_LINE_CHARS:,} characters long"),
+            _check_line,
+        ],
+        metadata=_about("One shell line; the guest's shell interprets it.") | {"example": "uname -a"},
+    )
+
+
+class PowerBody(Schema):
+    """A power action."""
+
+    action = fields.Enum(
+        PowerAction,
+        by_value=String,
+        required=True,
+        error_messages=_TEXT | {"unknown": "must be one of: {choices}"},
+        metadata=_about("What is to be done. shutdown and restart ask the guest, stop doesn't."),
+    )
+    force = StrictBoolean(
+        load_default=False,
+        error_messages={"null": "must be true or false"},
+        metadata=_about("shutdown: pull the plug when the guest doesn't obey; restart: reset without asking."),
+    )
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+class VmSchema(Schema):
+    """A VM in a list."""
+
+    vmid = Integer(required=True)
+    vps_id = String(required=True, data_key="vpsId", metadata=_about("Its id in v2."))
+    name = String(required=True)
+    node = String(required=True, metadata=_about("The hypervisor host."))
+    status = fields.Enum(VmStatus, by_value=String, required=True)
+    running = Boolean(required=True, data_key="vmRunning", metadata=_about("Whether a command can be tried."))
+
+
+class AgentSchema(Schema):
+    """The guest agent of a VM."""
+
+    agent_available = Boolean(required=True, data_key="available")
+    agent_message = String(required=True, data_key="message", metadata=_about("Why it isn't available."))
+    agent_version = String(required=True, allow_none=True, data_key="version")
+
+
+class StatusSchema(Schema):
+    """How a VM is. Figures that aren't known are null."""
+
+    success = Boolean(required=True)
+    vmid = Integer(required=True)
+    name = String(required=True)
+    node = String(required=True, metadata=_about("The hypervisor host."))
+    status = fields.Enum(VmStatus, by_value=String, required=True)
+    running = Boolean(required=True, data_key="vmRunning", metadata=_about("Whether a command can be tried."))
+    last_pid = Integer(
+        required=True,
+        allow_none=True,
+        data_key="pid",
+        metadata=_about("Guest pid of the VM's latest command: what GET agent/exec asks for."),
+    )
+    qemu_pid = Integer(
+        required=True, allow_none=True, data_key="qemuPid", metadata=_about("Process id of QEMU on the node.")
+    )
+    uptime_s = Integer(
+        required=True, allow_none=True, data_key="uptime", metadata=_about("Seconds since QEMU was started.")
+    )
+    cpus = Integer(required=True, allow_none=True, metadata=_about("Virtual CPUs."))
+    cpu = Float(required=True, allow_none=True, metadata=_about("Share of the virtual CPUs in use, 0 to 1."))
+    mem_bytes = Integer(
+        required=True, allow_none=True, data_key="mem", metadata=_about("Bytes of the node's memory in use.")
+    )
+    maxmem_bytes = Integer(
+        required=True, allow_none=True, data_key="maxmem", metadata=_about("Bytes of memory given to the guest.")
+    )
+    netin_bytes = Integer(required=True, allow_none=True, data_key="netin", metadata=_about("Bytes received."))
+    netout_bytes = Integer(required=True, allow_none=True, data_key="netout", metadata=_about("Bytes sent."))
+    diskread_bytes = Integer(required=True, allow_none=True, data_key="diskread", metadata=_about("Bytes read."))
+    diskwrite_bytes = Integer(required=True, allow_none=True, data_key="diskwrite", metadata=_about("Bytes written."))
+    agent = Nested(AgentSchema, required=True)
+
+
+class ExecStartedSchema(Schema):
+    """A command that has its pid."""
+
+    success = Boolean(required=True)
+    pid = Integer(required=True, metadata=_about("Its process id in the guest."))
+    command = String(required=True)
+    message = String(required=True)
+
+
+class ExecSchema(Schema):
+    """The result of a command; without a pid in the query only `success`, `available`, `message` and `vmRunning`."""
+
+    success = Boolean(required=True)
+    pid = Integer()
+    exited = Boolean(metadata=_about("Whether nothing more will come. True for every end, whatever it was."))
+    exit_code = Integer(
+        data_key="exitcode",
+        metadata=_about("Absent while the command runs; 128 + signal if a signal ended it; -1 if there is none."),
+    )
+    signal = Integer(metadata=_about("The signal that ended it; absent otherwise."))
+    stdout = String()
+    stderr = String()
+    encoding = String(metadata=_about("`base64` if that was asked for; absent otherwise."))
+    out_truncated = Boolean(data_key="outTruncated", metadata=_about("Present, and true, if stdout was cut."))
+    err_truncated = Boolean(data_key="errTruncated", metadata=_about("Present, and true, if stderr was cut."))
+    available = Boolean(required=True, metadata=_about("Whether the guest agent takes commands now."))
+    running = Boolean(required=True, data_key="vmRunning", metadata=_about("Whether the VM runs now."))
+    state = fields.Enum(
+        CommandState, by_value=String, metadata=_about("How far the command has come, or how it ended.")
+    )
+    message = String(required=True)
+
+
+class PowerSchema(Schema):
+    """A power action that was queued."""
+
+    success = Boolean(required=True)
+    action = fields.Enum(PowerAction, by_value=String, required=True)
+    job_id = String(required=True, data_key="jobId", metadata=_about("Poll GET /api/jobs/{jobId}."))
+    message = String(required=True)
+    estimated_time_s = Integer(required=True, data_key="estimated_time", metadata=_about("A rough guess, in seconds."))
+
+
+class JobProgressSchema(Schema):
+    """How far a job has come."""
+
+    percentage = Integer(required=True)
+    message = String(required=True)
+    current = Integer(required=True)
+    total = Integer(required=True)
+
+
+class JobMessageSchema(Schema):
+    """What came out of a job."""
+
+    message = String(required=True)
+
+
+class JobResultSchema(Schema):
+    """How a job ended."""
+
+    success = Boolean(required=True)
+    type = fields.Enum(PowerAction, by_value=String, required=True)
+    result = Nested(JobMessageSchema, required=True)
+    timestamp = String(required=True, allow_none=True)
+
+
+class JobSchema(Schema):
+    """A power action on its way."""
+
+    job_id = String(required=True, data_key="jobId")
+    queue_type = String(required=True, data_key="queueType")
+    type = fields.Enum(PowerAction, by_value=String, required=True)
+    state = fields.Enum(JobState, by_value=String, required=True)
+    status = fields.Enum(JobState, by_value=String, required=True)
+    progress = Integer(required=True, metadata=_about("0 to 100."))
+    progress_text_key = String(required=True, data_key="progressTextKey")
+    progress_details = Nested(JobProgressSchema, required=True, data_key="progressDetails")
+    progress_message = String(required=True, data_key="progressMessage")
+    message = String(required=True)
+    result = Nested(JobResultSchema, required=True, allow_none=True)
+    is_completed = Boolean(required=True, data_key="isCompleted")
+    is_failed = Boolean(required=True, data_key="isFailed")
+    is_running = Boolean(required=True, data_key="isRunning")
+    is_waiting = Boolean(required=True, data_key="isWaiting")
+    created_at = String(required=True, data_key="createdAt")
+    finished_at = String(required=True, allow_none=True, data_key="finishedAt")
+    job_name = String(required=True, data_key="jobName")
+    vm_id = String(required=True, data_key="vmId")
+    is_scheduled = Boolean(required=True, data_key="isScheduled")
+    delay = Integer(required=True)
+    status_key = String(required=True, data_key="statusKey")
+
+
+class ErrorDetailSchema(Schema):
+    """One thing that is wrong with a request."""
+
+    field = String(required=True)
+    message = String(required=True)
+
+
+class ErrorSchema(Schema):
+    """An error."""
+
+    error = String(required=True, metadata=_about("The title of the HTTP status."))
+    message = String(required=True, metadata=_about("What is wrong, for people."))
+    code = String(required=True, metadata=_about("What is wrong, for programs.") | {"example": "BAD_REQUEST"})
+    timestamp = String(required=True)
+    request_id = fields.UUID(required=True, data_key="requestId")
+    details = List(Nested(ErrorDetailSchema), metadata=_about("The fields to blame; absent where there are none."))

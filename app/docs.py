@@ -1,0 +1,32 @@
+"""``/docs``: the OpenAPI documents for people, with no need of the internet."""
+
+from pathlib import Path
+
+import swagger_ui_bundle
+from flask import Blueprint, Response, redirect, render_template, send_from_directory
+from werkzeug import Response as BaseResponse
+
+DOCUMENTS = ({"name": "HostUp v1", "url": "/openapi/v1.json"},)
+"""The documents to choose from, the first one shown first."""
+
+_VENDOR = next(Path(swagger_ui_bundle.__file__).parent.glob("vendor/swagger-ui-*"))
+
+blueprint = Blueprint("docs", __name__)
+
+
+@blueprint.get("/")
+def index() -> BaseResponse:
+    """Lead to the documents."""
+    return redirect("/docs")
+
+
+@blueprint.get("/docs")
+def docs() -> str:
+    """Show the documents."""
+    return render_template("docs.html", documents=DOCUMENTS)
+
+
+@blueprint.get("/docs/assets/<name>")
+def asset(name: str) -> Response:
+    """Give one file of Swagger UI."""
+    return send_from_directory(_VENDOR, name, max_age=86400)

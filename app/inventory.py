@@ -1,0 +1,63 @@
+"""Which VMs a principal sees, and what may be said of them. Reads the store only; asks no node and no guest."""
+
+from dataclasses import replace
+
+from app.access import Principal
+from app.core.errors import NotFoundError
+from app.core.records import VmStatus
+from app.core.store import Store, vms
+from app.core.store.vms import VmView
+
+__all__ = ["Inventory", "VmView", "owned"]
+
+
+class Inventory:
+    """Looks VMs up for a principal."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def get_vm(self, principal: Principal, vmid: int) -> VmView:
+        """Read one VM.
+
+        Raises:
+            NotFoundError: There is no such VM, or it belongs to another account: the two look the same.
+        """
+        return owned(principal, self._store.run(vms.read(vmid)))
+
+    def list_vms(self, principal: Principal) -> tuple[VmView, ...]:
+        """Read all VMs of the principal's account, by vmid."""
+        return tuple(_as_known(view) for view in self._store.run(vms.list_owned(principal.account)))
+
+
+def owned(principal: Principal, view: VmView | None) -> VmView:
+    """Let a principal see a VM that was read.
+
+    Raises:
+        NotFoundError: Nothing was read, or the VM belongs to another account.
+    """
+    if view is None or view.vm.account != principal.account:
+        raise NotFoundError("VM")
+    return _as_known(view)
+
+
+def _as_known(view: VmView) -> VmView:
+    """Take back what nobody can know while the node's worker is away."""
+    if view.node_alive:
+        return view
+    vm = replace(
+        view.vm,
+        status=VmStatus.UNKNOWN,
+        running=False,
+        agent_available=False,
+        agent_message=f"The worker of node {view.vm.node} is not reachable",
+        qemu_pid=None,
+        booted_at=None,
+        cpu=None,
+        mem_bytes=None,
+        netin_bytes=None,
+        netout_bytes=None,
+        diskread_bytes=None,
+        diskwrite_bytes=None,
+    )
+    return replace(view, vm=vm)

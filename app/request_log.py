@@ -1,0 +1,65 @@
+"""One id and one log line for every request. Never logs payloads, keys or output."""
+
+import logging
+import time
+from typing import Any, cast
+
+from flask import Flask, Response, g, request
+
+from app.core import ids
+
+_LOG = logging.getLogger(__name__)
+
+
+def request_id() -> str:
+    """Tell the id of the present request; its answer carries the same one."""
+    if "request_id" not in g:
+        g.request_id = ids.request_id()
+    return cast("str", g.request_id)
+
+
+def note_failure(error: Exception, *, expected: bool) -> None:
+    """Keep the error behind a 5xx for the request's log line.
+
+    Args:
+        error: What happened.
+        expected: Whether it is one of the errors OwnUp foresees; of the others the traceback is logged too.
+    """
+    g.failure = error
+    g.failure_expected = expected
+
+
+def install(app: Flask) -> None:
+    """Give every request of an application its id and its log line."""
+    app.before_request(_begin)
+    app.after_request(_end)
+
+
+def _begin() -> None:
+    g.began_s = time.perf_counter()
+
+
+def _end(response: Response) -> Response:
+    response.headers["X-Request-Id"] = request_id()
+    failure = g.get("failure")
+    level = logging.ERROR if failure else logging.INFO
+    exc_info = failure if failure and not g.failure_expected else None
+    _LOG.log(level, "request", extra=_facts(response.status_code, failure), exc_info=exc_info)
+    return response
+
+
+def _facts(status: int, failure: Exception | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "method": request.method,
+        "route": request.url_rule.rule if request.url_rule else "-",
+        "status": status,
+        "ms": round((time.perf_counter() - g.began_s) * 1000, 1),
+        "request_id": request_id(),
+    }
+    if "principal" in g:
+        facts |= {"account": g.principal.account, "key_id": g.principal.key_id}
+    if request.view_args and "vmid" in request.view_args:
+        facts["vmid"] = request.view_args["vmid"]
+    if failure:
+        facts |= {"error": type(failure).__name__, "reason": str(getattr(failure, "reason", failure))}
+    return facts

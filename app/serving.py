@@ -1,0 +1,25 @@
+"""How gunicorn serves the web half: a configuration module, one name a gunicorn setting.
+
+Source: gunicorn docs, Settings.
+"""
+
+import os
+
+from app.core.env import load
+from app.settings import WebSettings
+
+_SETTINGS = load(WebSettings, os.environ)
+
+bind = f"{_SETTINGS.host}:{_SETTINGS.port}"
+worker_class = "gthread"
+workers = _SETTINGS.processes
+threads = _SETTINGS.threads
+timeout = 30  # seconds without a sign of life of the process, not of a request
+graceful_timeout = int(_SETTINGS.exec_start_timeout_s) + 10  # the longest answer is that of a command that expires
+keepalive = 75  # seconds; clients that poll keep their connection
+limit_request_line = 8190
+limit_request_fields = 100
+limit_request_field_size = 8190
+accesslog = None  # the application logs each request itself
+errorlog = "-"
+loglevel = _SETTINGS.log_level.lower()

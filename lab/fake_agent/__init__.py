@@ -1,0 +1,12 @@
+"""A guest agent without a guest: for tests and fleets that need many agents, or one that misbehaves on demand.
+
+It plays both ends that a client of a guest agent meets: the socket of QEMU's virtio-serial port (`chardev`) and qemu-ga
+behind it (`rpcs`, with `processes` and `files`). An honest one answers as qemu-ga 7.2 does; the tests run the same
+questions over the real one. What else an agent may do to its client stands in `misbehaviour`, one name for each.
+
+It knows nothing of OwnUp: neither its client, nor its records.
+"""
+
+from lab.fake_agent.agent import FakeAgent
+
+__all__ = ["FakeAgent"]

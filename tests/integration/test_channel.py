@@ -1,0 +1,311 @@
+"""The channel to a guest agent: the same promises over the real qemu-ga and over the fake one."""
+
+import asyncio
+import contextlib
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from app.core.errors import (
+    AgentAbsentError,
+    AgentError,
+    AgentProtocolError,
+    AgentRefusedError,
+    AgentSilentError,
+    AgentUnavailableError,
+)
+from lab.fake_agent import FakeAgent, misbehaviour
+from workers.qga import wire
+from workers.qga.channel import Channel
+
+DANGEROUS = (
+    "guest-shutdown,guest-set-time,guest-set-user-password,guest-set-vcpus,guest-set-memory-blocks,guest-suspend-disk,"
+    "guest-suspend-ram,guest-suspend-hybrid,guest-fsfreeze-freeze,guest-fsfreeze-freeze-list,guest-fsfreeze-thaw,"
+    "guest-fstrim,guest-ssh-add-authorized-keys,guest-ssh-remove-authorized-keys"
+)
+"""What the real agent must not do to the machine the tests run on."""
+
+
+def make_channel(path, *, sync_timeout_s=2.0, idle_close_s=0.0, on_end=lambda: None):
+    return Channel(path, sync_timeout_s=sync_timeout_s, rpc_timeout_s=2.0, idle_close_s=idle_close_s, on_end=on_end)
+
+
+async def eventually(holds, within_s=5.0):
+    async with asyncio.timeout(within_s):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+async def run(channel, line):
+    arguments = wire.dump_exec("/bin/sh", ["-c", line], None)
+    pid = wire.load_pid(await channel.call("guest-exec", arguments, timeout_s=5))
+    async with asyncio.timeout(20):
+        while True:
+            status = wire.load_exec_status(await channel.call("guest-exec-status", {"pid": pid}, timeout_s=20))
+            if status.exited:
+                return status
+            await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+def folder():
+    with tempfile.TemporaryDirectory(prefix="qga") as name:
+        yield Path(name)
+
+
+@contextlib.asynccontextmanager
+async def real_agent(path, blocked=DANGEROUS):
+    process = subprocess.Popen(["qemu-ga", "-m", "unix-listen", "-p", path, "-t", path.parent, "-b", blocked])
+    try:
+        await eventually(path.exists)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(params=["real", "fake"])
+async def socket(request, folder):
+    path = folder / "agent"
+    peer = real_agent(path) if request.param == "real" else FakeAgent(path, disabled={"guest-shutdown"})
+    async with peer:
+        yield path
+
+
+@pytest.fixture
+async def channel(socket):
+    channel = make_channel(socket)
+    yield channel
+    await channel.close()
+
+
+# --- the contract, over both ------------------------------------------------------------------------------------------
+
+
+async def test_opening_tells_who_the_agent_is(channel):
+    facts = await channel.open()
+    assert facts.version.startswith("7.")
+    assert {"guest-exec", "guest-exec-status", "guest-ping"} <= facts.enabled
+    assert not facts.windows
+    assert facts.identity is not None
+    assert facts.identity.count("/") == 2
+
+
+async def test_blocked_rpcs_are_not_enabled_and_are_refused(channel):
+    assert "guest-shutdown" not in (await channel.open()).enabled
+    with pytest.raises(AgentRefusedError) as refusal:
+        await channel.call("guest-shutdown", timeout_s=2)
+    assert refusal.value.error_class == "CommandNotFound"
+    assert "disabled" in refusal.value.description
+
+
+async def test_an_exit_code_and_both_streams_come_back(channel):
+    status = await run(channel, "echo out; echo err >&2; exit 7")
+    assert (status.stdout, status.stderr, status.exit_code, status.signal) == (b"out\n", b"err\n", 7, None)
+
+
+async def test_a_signal_comes_back_instead_of_an_exit_code(channel):
+    status = await run(channel, "kill -9 $$")
+    assert (status.exit_code, status.signal) == (None, 9)
+
+
+async def test_a_result_is_told_once(channel):
+    arguments = wire.dump_exec("/bin/true", [], None)
+    pid = wire.load_pid(await channel.call("guest-exec", arguments, timeout_s=2))
+    async with asyncio.timeout(5):
+        while not wire.load_exec_status(
+            await channel.call("guest-exec-status", {"pid": pid}, timeout_s=2)
+        ).exited:
+            await asyncio.sleep(0.002)
+    with pytest.raises(AgentRefusedError):
+        await channel.call("guest-exec-status", {"pid": pid}, timeout_s=2)
+
+
+async def test_two_full_streams_arrive_whole(channel):
+    line = "head -c 16777215 /dev/zero; head -c 16777215 /dev/zero | tr '\\0' x >&2"
+    status = await run(channel, line)
+    assert (len(status.stdout), len(status.stderr)) == (16777215, 16777215)
+    assert not status.out_truncated
+    assert not status.err_truncated
+
+
+async def test_longer_output_is_cut_and_flagged(channel):
+    status = await run(channel, "head -c 20000000 /dev/zero")
+    assert len(status.stdout) == wire.STREAM_LIMIT_BYTES
+    assert status.out_truncated
+    assert not status.err_truncated
+
+
+async def test_a_program_that_is_not_there_is_refused(channel):
+    with pytest.raises(AgentRefusedError) as refusal:
+        await channel.call("guest-exec", wire.dump_exec("/nowhere/program", [], None), timeout_s=2)
+    assert refusal.value.effect == "refused"
+
+
+async def test_calls_overlap_and_each_gets_its_own_reply(channel):
+    results = await asyncio.gather(*(run(channel, f"echo {number}") for number in range(40)))
+    assert [result.stdout for result in results] == [f"{number}\n".encode() for number in range(40)]
+
+
+async def test_the_identity_outlives_a_reconnect(channel):
+    first = (await channel.open()).identity
+    await channel.reset()
+    assert (await channel.open()).identity == first
+
+
+async def test_a_second_worker_is_kept_off_the_socket(channel, socket):
+    await channel.open()
+    second = make_channel(socket)
+    with pytest.raises(AgentUnavailableError, match="another OwnUp"):
+        await second.open()
+    await channel.close()
+    await second.open()
+    await second.close()
+
+
+async def test_an_idle_channel_lets_the_socket_go_and_comes_back(socket):
+    idle = make_channel(socket, idle_close_s=0.05)
+    await idle.open()
+    await eventually(lambda: idle.facts is None)
+    other = make_channel(socket)
+    await other.open()
+    await other.close()
+    assert (await run(idle, "echo back")).stdout == b"back\n"
+    await idle.close()
+
+
+async def test_no_socket_means_that_the_vm_is_off(folder):
+    with pytest.raises(AgentAbsentError):
+        await make_channel(folder / "nobody").open()
+
+
+# --- agents that misbehave --------------------------------------------------------------------------------------------
+
+
+async def test_a_restarted_agent_is_another_one(folder):
+    async with FakeAgent(folder / "agent") as agent:
+        channel = make_channel(folder / "agent")
+        first = (await channel.open()).identity
+        agent.restart()
+        await channel.reset()
+        assert (await channel.open()).identity != first
+        await channel.close()
+
+
+async def test_a_silent_agent_is_unavailable_and_nothing_is_sent(folder):
+    async with FakeAgent(folder / "agent") as agent:
+        agent.go_silent()
+        channel = make_channel(folder / "agent", sync_timeout_s=0.2)
+        with pytest.raises(AgentUnavailableError):
+            await channel.call("guest-exec", wire.dump_exec("/bin/true", [], None), timeout_s=1)
+        agent.speak_again()
+        await channel.open()
+        assert agent.received("guest-exec") == 0
+        await channel.close()
+
+
+async def test_a_late_reply_never_answers_another_call(folder):
+    behaviour = misbehaviour.Script({"guest-get-host-name": misbehaviour.First(1, misbehaviour.Late(0.4))})
+    async with FakeAgent(folder / "agent", behaviour=behaviour) as agent:
+        channel = make_channel(folder / "agent")
+        with pytest.raises(AgentSilentError) as silence:
+            await channel.call("guest-get-host-name", timeout_s=0.1)
+        assert silence.value.effect == "unknown"
+        assert await channel.call("guest-ping", timeout_s=2) == {}
+        assert agent.received("guest-get-host-name") == 1
+        await channel.close()
+
+
+async def test_megabytes_for_an_earlier_client_are_discarded(folder):
+    junk = b'{"return": {"buf-b64": "' + b"A" * 11_000_000 + b'"}, "id": "__qmp#00000"}\n'
+    behaviour = misbehaviour.Script({"guest-sync-delimited": misbehaviour.First(1, misbehaviour.JunkBefore(junk))})
+    async with FakeAgent(folder / "agent", behaviour=behaviour):
+        channel = make_channel(folder / "agent")
+        assert (await run(channel, "echo mine")).stdout == b"mine\n"
+        await channel.close()
+
+
+@pytest.mark.parametrize("name", ["in-pieces", "in-pairs", "twice"])
+async def test_replies_in_pieces_in_pairs_and_twice_are_understood(folder, name):
+    odd = misbehaviour.NAMED[name]()
+    behaviour = misbehaviour.Script(dict.fromkeys(["guest-get-host-name", "guest-ping"], odd))
+    async with FakeAgent(folder / "agent", behaviour=behaviour):
+        channel = make_channel(folder / "agent")
+        await channel.open()
+        pairs = [("guest-get-host-name", "guest-ping") for _ in range(3)]
+        for named, ping in pairs:
+            host, pong = await asyncio.gather(
+                channel.call(named, timeout_s=3), channel.call(ping, timeout_s=3)
+            )
+            assert "host-name" in host
+            assert pong == {}
+        await channel.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("mute", AgentSilentError),
+        ("hang-up-before", AgentSilentError),
+        ("hang-up-within", AgentSilentError),
+        ("foreign-id", AgentSilentError),
+        ("not-an-object", AgentSilentError),
+        ("deep-json", AgentSilentError),
+        ("error-without-class", AgentProtocolError),
+    ],
+)
+async def test_a_bad_reply_to_guest_exec_is_unknown_and_never_sent_again(folder, name, error):
+    bad = misbehaviour.First(1, misbehaviour.NAMED[name]())
+    async with FakeAgent(folder / "agent", behaviour=misbehaviour.Script({"guest-exec": bad})) as agent:
+        channel = make_channel(folder / "agent")
+        await channel.open()
+        with pytest.raises(error) as trouble:
+            await channel.call("guest-exec", wire.dump_exec("/bin/true", [], None), timeout_s=0.5)
+        assert trouble.value.effect == "unknown"
+        assert await channel.call("guest-ping", timeout_s=3) == {}
+        assert agent.received("guest-exec") == 1
+        await channel.close()
+
+
+async def test_a_wrong_sync_id_is_no_session(folder):
+    behaviour = misbehaviour.Script({"guest-sync-delimited": misbehaviour.WrongSyncId()})
+    async with FakeAgent(folder / "agent", behaviour=behaviour):
+        channel = make_channel(folder / "agent", sync_timeout_s=0.3)
+        with pytest.raises(AgentError):
+            await channel.open()
+        await channel.close()
+
+
+async def test_the_end_of_a_session_is_told(folder):
+    ended = asyncio.Event()
+    async with real_agent(folder / "agent") as process:
+        channel = make_channel(folder / "agent", on_end=ended.set)
+        await channel.open()
+        process.kill()
+        async with asyncio.timeout(2):
+            await ended.wait()
+        assert channel.facts is None
+        await channel.close()
+
+
+async def test_a_socket_that_others_crowd_is_unavailable(folder):
+    async with FakeAgent(folder / "agent"):
+        crowd = []
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(8):
+                crowd.append(connect(folder / "agent"))
+        with pytest.raises(AgentUnavailableError):
+            await make_channel(folder / "agent", sync_timeout_s=0.3).open()
+        for client in crowd:
+            client.close()
+
+
+def connect(path):
+    import socket as sockets  # noqa: PLC0415 - the fixture has the name
+
+    client = sockets.socket(sockets.AF_UNIX)
+    client.setblocking(False)
+    client.connect(str(path))
+    return client

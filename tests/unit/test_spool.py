@@ -1,0 +1,54 @@
+"""Results on disk survive whole, or are reported."""
+
+import os
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core.records import CommandEnd, CommandState
+from workers.commands.spool import Spool, _dump_head, _load
+
+ENDS = st.builds(
+    CommandEnd,
+    state=st.sampled_from([state for state in CommandState if state.ended]),
+    ended_at=st.datetimes(min_value=datetime(2000, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)),
+    exit_code=st.none() | st.integers(),
+    signal=st.none() | st.integers(),
+    stdout=st.binary(),
+    stderr=st.binary(),
+    out_truncated=st.booleans(),
+    err_truncated=st.booleans(),
+    message=st.none() | st.text(),
+)
+
+
+@given(end=ENDS)
+def test_what_is_put_is_what_is_read(end):
+    assert _load(_dump_head(end) + end.stdout + end.stderr) == end
+
+
+def test_a_result_is_there_until_it_is_removed(tmp_path):
+    end = CommandEnd(state=CommandState.EXITED, ended_at=datetime.now(UTC), exit_code=3, stdout=b"a\nb", stderr=b"\xff")
+    Spool(tmp_path).put("c1", end)
+    assert dict(Spool(tmp_path).items()) == {"c1": end}
+    Spool(tmp_path).remove("c1")
+    assert dict(Spool(tmp_path).items()) == {}
+    Spool(tmp_path).remove("c1")
+
+
+def test_a_torn_file_is_left_alone_and_hides_no_other(tmp_path):
+    end = CommandEnd(state=CommandState.EXITED, ended_at=datetime.now(UTC), exit_code=0, stdout=b"whole")
+    spool = Spool(tmp_path)
+    spool.put("a-torn", end)
+    os.truncate(tmp_path / "a-torn.result", 40)
+    spool.put("b", end)
+    assert dict(spool.items()) == {"b": end}
+    assert (tmp_path / "a-torn.result").exists()
+
+
+def test_results_are_for_the_worker_alone(tmp_path):
+    spool = Spool(tmp_path / "new")
+    spool.put("c1", CommandEnd(state=CommandState.EXITED, ended_at=datetime.now(UTC)))
+    assert oct((tmp_path / "new").stat().st_mode)[-3:] == "700"
+    assert oct((tmp_path / "new" / "c1.result").stat().st_mode)[-3:] == "600"

@@ -1,0 +1,174 @@
+"""``python -m workers``: the worker of one node, put together here and nowhere else."""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from app.core import env, logs, store
+from app.core.clock import now
+from app.core.errors import OwnUpError, SettingsError
+from app.core.queues import queue_name
+from app.core.records import Node
+from workers.commands.adopt import Adopter
+from workers.commands.outcome import Outcomes
+from workers.commands.spool import Spool
+from workers.commands.start import Starter
+from workers.commands.watch import Watcher
+from workers.jobs import PowerJobs, job_table
+from workers.node_worker import NodeWorker
+from workers.presence import Presence
+from workers.settings import WorkerSettings
+from workers.vms.machine import Launcher
+from workers.vms.power import Patience, Power
+from workers.vms.registry import Registry
+
+_log = logging.getLogger(__name__)
+
+_REDIS_CONNECTIONS = 16
+_SWEEP_S = 30.0
+
+
+def main() -> int:
+    """Run the worker until SIGTERM or SIGINT.
+
+    Returns:
+        The exit code of the process.
+    """
+    try:
+        settings = env.load(WorkerSettings, os.environ)
+        logs.configure(settings.log_level)
+        logging.getLogger("rq").setLevel(logging.WARNING)
+        with _only_one(settings):
+            asyncio.run(_serve(settings))
+    except OwnUpError as exc:
+        sys.stderr.write(f"ownup worker: {exc}\n")
+        return 1
+    return 0
+
+
+async def _serve(settings: WorkerSettings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with _store(settings) as redis_store, asyncio.TaskGroup() as group:
+        outcomes = Outcomes(
+            redis_store,
+            Spool(settings.spool_dir),
+            ttl_s=settings.exec_ttl_s,
+            output_limit_bytes=settings.exec_output_limit_bytes,
+        )
+        watcher = Watcher(outcomes, agent_lost_s=settings.agent_lost_s)
+        presence = Presence(redis_store)
+        registry = Registry(
+            settings,
+            publish=presence.publish,
+            forget=lambda vmid: outcomes.persist(store.vms.remove(vmid, settings.node_name)),
+            guest_gone=watcher.lose,
+        )
+        starter = Starter(redis_store, outcomes, watcher, registry.find, rpc_timeout_s=settings.agent_rpc_timeout_s)
+        power = Power(
+            Launcher(binary=settings.qemu_binary, accel=settings.qemu_accel),
+            Patience(guest_s=settings.shutdown_timeout_s),
+        )
+        adopter = Adopter(settings.node_name, outcomes, starter, watcher, registry.find)
+        worker = NodeWorker(
+            queue_name(settings.node_name),
+            name=_worker_name(settings.node_name),
+            connection=_blocking_redis(settings),
+            jobs=job_table(starter, PowerJobs(outcomes, power, registry.find)),
+        )
+        await registry.scan()
+        await adopter.adopt()
+        began = now()
+
+        def describe() -> Node:
+            return Node(
+                name=settings.node_name,
+                worker=worker.name,
+                vms=len(registry),
+                broken_definitions=registry.broken,
+                since=began,
+            )
+
+        tasks = [
+            group.create_task(registry.follow()),
+            group.create_task(presence.beat(describe, registry.records)),
+            group.create_task(_sweep(adopter)),
+        ]
+        _log.info("worker_ready", extra={"node": settings.node_name, "vms": len(registry)})
+        await worker.serve(stop)
+        for task in tasks:
+            task.cancel()
+        await watcher.close()
+        await registry.close()
+        with contextlib.suppress(OwnUpError):
+            await redis_store.run(store.nodes.leave(settings.node_name))
+        _log.info("worker_stopped", extra={"node": settings.node_name})
+
+
+async def _sweep(adopter: Adopter) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_S)
+        await adopter.sweep()
+
+
+@contextlib.asynccontextmanager
+async def _store(settings: WorkerSettings) -> AsyncIterator[store.AsyncStore]:
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        settings.redis_url,
+        max_connections=_REDIS_CONNECTIONS,
+        timeout=settings.redis_timeout_s,
+        socket_timeout=settings.redis_timeout_s,
+        socket_connect_timeout=settings.redis_timeout_s,
+        retry=AsyncRetry(NoBackoff(), 1),
+    )
+    client = redis.asyncio.Redis(connection_pool=pool)
+    try:
+        yield store.AsyncStore(client)
+    finally:
+        await client.aclose()
+        await pool.aclose()
+
+
+def _blocking_redis(settings: WorkerSettings) -> "redis.Redis":
+    return redis.Redis.from_url(
+        settings.redis_url, socket_connect_timeout=settings.redis_timeout_s, retry=Retry(NoBackoff(), 1)
+    )
+
+
+def _worker_name(node: str) -> str:
+    return f"{node}.{socket.gethostname()}.{os.getpid()}"
+
+
+@contextlib.contextmanager
+def _only_one(settings: WorkerSettings) -> Iterator[None]:
+    """Hold the node on this host: a second worker for the same spool would deliver and adopt what is ours.
+
+    Raises:
+        SettingsError: Another worker holds it.
+    """
+    settings.spool_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = Path(settings.spool_dir) / "worker.lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise SettingsError(f"another worker already runs with SPOOL_DIR={settings.spool_dir}") from exc
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

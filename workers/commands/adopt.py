@@ -1,0 +1,84 @@
+"""Taking over what an earlier worker of this node left: results, running commands, undelivered starts, power jobs."""
+
+import logging
+from collections.abc import Callable
+
+from app.core import store
+from app.core.clock import now
+from app.core.records import Command, CommandEnd, CommandState, JobState
+from workers.commands.outcome import Outcomes
+from workers.commands.start import StartableGuest, Starter
+from workers.commands.watch import Running, Watcher
+
+_log = logging.getLogger(__name__)
+
+
+class Adopter:
+    """Brings every open record of the node into a state that this worker can answer for."""
+
+    def __init__(
+        self,
+        node: str,
+        outcomes: Outcomes,
+        starter: Starter,
+        watcher: Watcher,
+        find_vm: Callable[[int], StartableGuest | None],
+    ) -> None:
+        self._node = node
+        self._outcomes = outcomes
+        self._starter = starter
+        self._watcher = watcher
+        self._find_vm = find_vm
+
+    async def adopt(self) -> None:
+        """Take over everything, once, before the first RQ job is taken.
+
+        Effect: polls go on in the guests; a queued command that was never claimed is delivered, no other is.
+        """
+        await self._outcomes.deliver_spool()
+        for command in await self._open_commands():
+            await self._adopt_command(command)
+        for job_id in await self._outcomes.persist(store.jobs.list_open(self._node)):
+            await self._adopt_job(job_id)
+
+    async def sweep(self) -> None:
+        """End the queued commands and jobs that nobody took in time, for instance because the web half died waiting."""
+        for command in await self._open_commands():
+            if command.state is CommandState.QUEUED:
+                await self._starter.expire_if_undelivered(command.id)
+        for job_id in await self._outcomes.persist(store.jobs.list_open(self._node)):
+            job = await self._outcomes.persist(store.jobs.find(job_id))
+            if job is not None and job.state is JobState.QUEUED and job.start_by < now():
+                await self._fail_job(job_id, "The job was not started in time; nothing was done")
+
+    async def _open_commands(self) -> list[Command]:
+        ids = await self._outcomes.persist(store.commands.list_open(self._node))
+        unknown = [command_id for command_id in ids if not self._watcher.is_watching(command_id)]
+        found = [await self._outcomes.persist(store.commands.find(command_id)) for command_id in unknown]
+        return [command for command in found if command is not None]
+
+    async def _adopt_command(self, command: Command) -> None:
+        if command.state is CommandState.QUEUED and command.sent_at is None:
+            await self._starter.start(command.id, command.vmid)
+        elif command.state is CommandState.QUEUED:
+            await self._end(command, CommandState.UNKNOWN, "The worker died while sending it: it may have run")
+        elif command.state is CommandState.RUNNING:
+            self._adopt_running(command)
+
+    def _adopt_running(self, command: Command) -> None:
+        guest = self._find_vm(command.vmid)
+        if guest is None or command.pid is None:
+            _log.warning("command_without_vm", extra={"command_id": command.id, "vmid": command.vmid})
+            return
+        self._watcher.watch(Running(command.id, command.vmid, command.pid, command.agent_identity), guest)
+
+    async def _adopt_job(self, job_id: str) -> None:
+        job = await self._outcomes.persist(store.jobs.find(job_id))
+        if job is not None and job.state is JobState.RUNNING:
+            await self._fail_job(job_id, "The worker was restarted during this action; look at the VM's status")
+
+    async def _fail_job(self, job_id: str, message: str) -> None:
+        await self._outcomes.persist(store.jobs.finish(job_id, JobState.FAILED, message, now()))
+
+    async def _end(self, command: Command, state: CommandState, message: str) -> None:
+        await self._outcomes.end(command.id, CommandEnd(state=state, ended_at=now(), message=message))

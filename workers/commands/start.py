@@ -1,0 +1,132 @@
+"""Starting a command in a guest: claimed once, sent once, its pid written down."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from app.core import store
+from app.core.clock import now
+from app.core.errors import (
+    AgentError,
+    AgentProtocolError,
+    AgentRefusedError,
+    AgentSilentError,
+    AgentUnavailableError,
+    IllegalMoveError,
+)
+from app.core.records import CommandEnd, CommandState
+from workers.commands import shell
+from workers.commands.outcome import Outcomes
+from workers.commands.watch import Guest, Running, Watcher
+from workers.qga import wire
+from workers.qga.channel import AgentFacts
+
+_log = logging.getLogger(__name__)
+
+
+class StartableGuest(Guest, Protocol):
+    """What starting needs of a VM."""
+
+    lacks_setsid: bool
+
+
+class Starter:
+    """Starts commands; many at once, on one loop."""
+
+    def __init__(
+        self,
+        redis_store: store.AsyncStore,
+        outcomes: Outcomes,
+        watcher: Watcher,
+        find_vm: Callable[[int], StartableGuest | None],
+        *,
+        rpc_timeout_s: float,
+    ) -> None:
+        self._store = redis_store
+        self._outcomes = outcomes
+        self._watcher = watcher
+        self._find_vm = find_vm
+        self._rpc_timeout_s = rpc_timeout_s
+
+    async def start(self, command_id: str, vmid: int) -> None:
+        """Start one command, whatever comes of it: the outcome is in its record.
+
+        The channel is opened first, because that is harmless and may take long; then the command is claimed, which
+        only one worker can do only once and only before the delivery deadline; then it is sent.
+
+        Effect: runs the command in the guest, at most once.
+        """
+        try:
+            guest = self._get_guest(vmid)
+            facts = await guest.channel.open()
+            _check_allowed(facts)
+        except AgentError as exc:
+            await self._end(command_id, CommandState.FAILED, str(exc))
+            return
+        claim = await self._outcomes.persist(store.commands.claim(command_id))
+        if claim is None:
+            await self.expire_if_undelivered(command_id)
+            return
+        await self._send(claim, guest, facts)
+
+    async def expire_if_undelivered(self, command_id: str) -> None:
+        """End a command that nobody claimed before its delivery deadline."""
+        if await self._outcomes.persist(store.commands.is_undelivered(command_id)):
+            await self._end(command_id, CommandState.EXPIRED, "The command was not delivered in time; it has not run")
+
+    async def _send(self, claim: store.commands.Claim, guest: StartableGuest, facts: AgentFacts) -> None:
+        command = claim.command
+        try:
+            pid = await self._execute(claim.request.line, guest, facts)
+        except (AgentRefusedError, AgentUnavailableError) as exc:
+            await self._end(command.id, CommandState.FAILED, str(exc))
+        except (AgentSilentError, AgentProtocolError) as exc:
+            await self._end(command.id, CommandState.UNKNOWN, f"The command may have run: {exc}")
+        else:
+            running = Running(command.id, command.vmid, pid, facts.identity)
+            recorded = asyncio.ensure_future(self._record_running(running))
+            self._watcher.watch(running, guest, recorded=recorded)
+            await recorded
+            extra = {"command_id": command.id, "vmid": command.vmid, "pid": pid, "request_id": command.request_id}
+            _log.info("command_started", extra=extra)
+
+    async def _execute(self, line: str, guest: StartableGuest, facts: AgentFacts) -> int:
+        if facts.windows:
+            return await self._guest_exec(shell.windows_program(line), guest)
+        if guest.lacks_setsid:
+            return await self._guest_exec(shell.linux_program(line, own_session=False), guest)
+        try:
+            return await self._guest_exec(shell.linux_program(line, own_session=True), guest)
+        except AgentRefusedError:
+            # Refused means that nothing ran. Where the plain shell starts, it was setsid that is missing.
+            pid = await self._guest_exec(shell.linux_program(line, own_session=False), guest)
+            guest.lacks_setsid = True
+            return pid
+
+    async def _guest_exec(self, program: shell.Program, guest: StartableGuest) -> int:
+        arguments = wire.dump_exec(program.path, program.args, program.env)
+        return wire.load_pid(await guest.channel.call("guest-exec", arguments, timeout_s=self._rpc_timeout_s))
+
+    async def _record_running(self, running: Running) -> None:
+        call = store.commands.start(
+            running.command_id, pid=running.pid, started_at=now(), agent_identity=running.agent_identity
+        )
+        try:
+            await self._outcomes.persist(call)
+        except IllegalMoveError:
+            _log.exception("command_started_late", extra={"command_id": running.command_id, "vmid": running.vmid})
+
+    def _get_guest(self, vmid: int) -> StartableGuest:
+        guest = self._find_vm(vmid)
+        if guest is None:
+            raise AgentUnavailableError("this node no longer carries the VM")
+        return guest
+
+    async def _end(self, command_id: str, state: CommandState, message: str) -> None:
+        await self._outcomes.end(command_id, CommandEnd(state=state, ended_at=now(), message=message))
+
+
+def _check_allowed(facts: AgentFacts) -> None:
+    if not facts.enabled >= {"guest-exec", "guest-exec-status"}:
+        raise AgentUnavailableError("guest-exec is disabled in the guest's QEMU Guest Agent")

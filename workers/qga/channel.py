@@ -1,0 +1,192 @@
+"""The one connection to a VM's agent: who may hold it, when it is opened, and when it is let go.
+
+One client is served per socket, the next ones connect and wait in silence, and a reply goes to whoever holds the
+connection when it comes. So a channel owns its VM's agent socket on this host by a lock on ``<socket>.lock``, keeps one
+session open (a reconnect costs the guest up to 100 ms), and opens the next one, with a new sync, when it is needed.
+"""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.core.errors import AgentError, AgentUnavailableError
+from workers.qga import identity, wire
+from workers.qga.session import Session
+
+_TELL_GRACE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFacts:
+    """What is asked once per session.
+
+    Attributes:
+        version: qemu-ga's version.
+        enabled: The RPCs that may be used.
+        windows: Whether the guest runs Windows.
+        identity: Which life of which agent this is; ``None`` where the guest doesn't let us know.
+    """
+
+    version: str
+    enabled: frozenset[str]
+    windows: bool
+    identity: str | None
+
+
+class Channel:
+    """Calls to one VM's guest agent, over one session that is kept open."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        sync_timeout_s: float,
+        rpc_timeout_s: float,
+        idle_close_s: float,
+        on_end: Callable[[], None],
+    ) -> None:
+        """Describe the channel; nothing is opened yet.
+
+        Args:
+            path: The agent socket.
+            sync_timeout_s: For opening a session.
+            rpc_timeout_s: For each of the questions that opening asks.
+            idle_close_s: Let the socket go after so long without a call, for other software; 0 keeps it.
+            on_end: Called when a session that had been open has ended.
+        """
+        self.path = path
+        self._sync_timeout_s = sync_timeout_s
+        self._rpc_timeout_s = rpc_timeout_s
+        self._idle_close_s = idle_close_s
+        self._on_end = on_end
+        self._lock_fd: int | None = None
+        self._session: Session | None = None
+        self._facts: AgentFacts | None = None
+        self._opening: asyncio.Task[Session] | None = None
+        self._calls_under_way = 0
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def facts(self) -> AgentFacts | None:
+        """What the agent said when the present session was opened; ``None`` without a session."""
+        return self._facts if self._session is not None and self._session.alive else None
+
+    async def open(self) -> AgentFacts:
+        """Make sure that there is a session.
+
+        Returns:
+            What the agent said of itself.
+
+        Raises:
+            AgentUnavailableError: There is none to be had; nothing ran in the guest.
+        """
+        await self._get_session()
+        if self._facts is None:
+            raise AgentUnavailableError("the connection to the QEMU Guest Agent has ended")
+        return self._facts
+
+    async def call(self, rpc: str, arguments: Mapping[str, object] | None = None, *, timeout_s: float) -> Any:
+        """Ask the agent; opens a session if there is none. Calls on one channel may overlap.
+
+        Effect: whatever the RPC does in the guest. Never repeated.
+
+        Raises:
+            AgentError: As ``Session.open`` and ``Session.call`` say; its ``effect`` tells whether it may have run.
+        """
+        session = await self._get_session()
+        self._calls_under_way += 1
+        try:
+            return await session.call(rpc, arguments, timeout_s=timeout_s)
+        finally:
+            self._calls_under_way -= 1
+            self._rest()
+
+    async def tell(self, rpc: str, arguments: Mapping[str, object] | None = None) -> None:
+        """Send an RPC that has no success reply, such as guest-shutdown.
+
+        Effect: whatever the RPC does in the guest. Never repeated.
+
+        Raises:
+            AgentError: Not sent, or refused.
+        """
+        session = await self._get_session()
+        await session.tell(rpc, arguments, grace_s=_TELL_GRACE_S)
+
+    async def reset(self) -> None:
+        """Close the present session, because the agent behind it is gone; the socket stays ours."""
+        session, self._session, self._facts = self._session, None, None
+        if session is not None:
+            await session.close()
+
+    async def close(self) -> None:
+        """Close the session and let the socket go."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        await self.reset()
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    async def _get_session(self) -> Session:
+        if self._session is not None and self._session.alive:
+            return self._session
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open_session())
+        # Shielded: one caller that gives up must not spoil the attempt that others share.
+        return await asyncio.shield(self._opening)
+
+    async def _open_session(self) -> Session:
+        await self.reset()
+        self._own_socket()
+        session = await Session.open(self.path, timeout_s=self._sync_timeout_s, on_end=self._on_end)
+        try:
+            self._facts = await self._ask_facts(session)
+        except AgentError:
+            await session.close()
+            raise
+        self._session = session
+        self._rest()
+        return session
+
+    async def _ask_facts(self, session: Session) -> AgentFacts:
+        timeout_s = self._rpc_timeout_s
+        info = wire.load_info(await session.call("guest-info", None, timeout_s=timeout_s))
+        windows = await identity.is_windows(session, info, timeout_s=timeout_s)
+        life = None if windows else await identity.read(session, info, timeout_s=timeout_s)
+        return AgentFacts(info.version, info.enabled, windows, life)
+
+    def _own_socket(self) -> None:
+        if self._lock_fd is not None:
+            return
+        lock_path = self.path.with_name(self.path.name + ".lock")
+        try:
+            fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise AgentUnavailableError(f"the VM's agent socket can't be locked: {exc.strerror}") from exc
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            os.close(fd)
+            raise AgentUnavailableError("another OwnUp worker holds the VM's agent socket") from exc
+        self._lock_fd = fd
+
+    def _rest(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        if self._idle_close_s > 0 and self._calls_under_way == 0:
+            self._idle_timer = asyncio.get_running_loop().call_later(self._idle_close_s, self._let_go)
+
+    def _let_go(self) -> None:
+        if self._calls_under_way == 0:
+            task = asyncio.create_task(self.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)

@@ -1,0 +1,195 @@
+"""One synchronised connection to a guest agent, from sync to close.
+
+Owns a socket and a ``qemu.qmp.QMPClient``; knows nothing of who else may want the agent (see ``channel``). Raw replies
+are never logged: the far end is the customer's.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
+from qemu.qmp.message import Message
+from qemu.qmp.protocol import StateError
+from qemu.qmp.qmp_client import BadReplyError
+
+from app.core.errors import (
+    AgentAbsentError,
+    AgentProtocolError,
+    AgentRefusedError,
+    AgentSilentError,
+    AgentUnavailableError,
+)
+from workers.qga import wire
+
+_CHUNK_BYTES = 64 * 1024
+_CLOSE_TIMEOUT_S = 1.0
+
+_silent = logging.getLogger("workers.qga.silent")
+_silent.addHandler(logging.NullHandler())
+_silent.propagate = False
+
+
+class _AgentClient(QMPClient):
+    """QMPClient for the far side of a virtio-serial port.
+
+    Stock ids start at 0 for each client, so that a stale reply to an earlier client answers another call; ours start
+    with a random part. Stock logging prints whole messages; ours prints none.
+    """
+
+    logger = _silent
+
+    def __init__(self) -> None:
+        super().__init__(readbuflen=wire.REPLY_LIMIT_BYTES)
+        self.await_greeting = False
+        self.negotiate = False
+        self._id_prefix = secrets.token_hex(8)
+
+    def _get_exec_id(self) -> str:
+        self._execute_id += 1
+        return f"{self._id_prefix}-{self._execute_id}"
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+
+class Session:
+    """A connection to an agent between two syncs. After any time-out it is closed and never used again."""
+
+    def __init__(self, sock: socket.socket, client: QMPClient, on_end: Callable[[], None]) -> None:
+        self._sock = sock
+        self._client = client
+        self._watcher = asyncio.create_task(self._watch(on_end))
+
+    @classmethod
+    async def open(cls, path: Path, *, timeout_s: float, on_end: Callable[[], None]) -> "Session":
+        """Connect and synchronise.
+
+        The raw socket is synchronised first and handed over then, because QMPClient's reader breaks on 0xFF and takes
+        the id-less error that a parser reset yields for the end of the connection.
+
+        Args:
+            path: The agent socket.
+            timeout_s: For connecting and synchronising together.
+            on_end: Called once when the connection ends, whoever ended it.
+
+        Raises:
+            AgentUnavailableError: Nobody listens on the socket, or nobody answered in time; nothing ran.
+            AgentProtocolError: The far end is no guest agent.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(0)
+        try:
+            async with asyncio.timeout(timeout_s):
+                _connect(sock, path)
+                await _synchronise(sock)
+                client = _AgentClient()
+                await client.connect(sock)
+        except TimeoutError as exc:
+            sock.close()
+            raise AgentUnavailableError("QEMU Guest Agent does not answer") from exc
+        except BaseException:
+            sock.close()
+            raise
+        return cls(sock, client, on_end)
+
+    @property
+    def alive(self) -> bool:
+        """Whether calls can be made."""
+        return self._client.runstate is Runstate.RUNNING
+
+    async def call(self, rpc: str, arguments: Mapping[str, object] | None, *, timeout_s: float) -> Any:
+        """Ask the agent and return what it returned.
+
+        Effect: whatever the RPC does in the guest.
+
+        Raises:
+            AgentUnavailableError: The session had ended already: nothing was sent.
+            AgentRefusedError: The agent answered with an error.
+            AgentSilentError: Sent, but the time was up or the connection ended before the reply. The session is closed.
+            AgentProtocolError: The reply is malformed.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._client.execute(rpc, arguments)
+        except TimeoutError as exc:
+            await self.close()
+            raise AgentSilentError(f"{rpc}: no reply within {timeout_s:g} s") from exc
+        except StateError as exc:
+            raise AgentUnavailableError("the connection to the QEMU Guest Agent has ended") from exc
+        except ExecInterruptedError as exc:
+            raise AgentSilentError(f"{rpc}: the connection to the agent ended before the reply") from exc
+        except ExecuteError as exc:
+            raise AgentRefusedError(rpc, exc.error_class[:64], str(exc)[:1000]) from exc
+        except BadReplyError as exc:
+            raise AgentProtocolError(f"{rpc}: the agent's reply is malformed") from exc
+
+    async def tell(self, rpc: str, arguments: Mapping[str, object] | None, *, grace_s: float) -> None:
+        """Send an RPC that has no success reply, such as guest-shutdown, and listen for a refusal for a while.
+
+        Effect: whatever the RPC does in the guest.
+
+        Raises:
+            AgentUnavailableError: The session had ended already: nothing was sent.
+            AgentRefusedError: The agent answered with an error.
+        """
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._client.execute(rpc, arguments)
+        except (TimeoutError, ExecInterruptedError):
+            return
+        except StateError as exc:
+            raise AgentUnavailableError("the connection to the QEMU Guest Agent has ended") from exc
+        except ExecuteError as exc:
+            raise AgentRefusedError(rpc, exc.error_class[:64], str(exc)[:1000]) from exc
+        except BadReplyError:
+            return
+
+    async def close(self) -> None:
+        """End the connection; calls under way fail with ``AgentSilentError``."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await asyncio.shield(self._watcher)
+
+    async def _watch(self, on_end: Callable[[], None]) -> None:
+        while self._client.runstate is Runstate.RUNNING:
+            await self._client.runstate_changed()
+        # disconnect() raises once more whatever ended the connection, and must be called to free the client.
+        with contextlib.suppress(QMPError, OSError, EOFError, ValueError, RecursionError):
+            await self._client.disconnect()
+        on_end()
+
+
+def _connect(sock: socket.socket, path: Path) -> None:
+    # Not by the loop: its sock_connect takes a full backlog (EAGAIN) for a connection.
+    try:
+        sock.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError) as exc:
+        raise AgentAbsentError("the VM's agent socket is not there: the VM is off") from exc
+    except BlockingIOError as exc:
+        raise AgentUnavailableError("other programs are connected to the VM's agent socket") from exc
+    except OSError as exc:
+        raise AgentUnavailableError(f"the VM's agent socket can't be used: {exc.strerror}") from exc
+
+
+async def _synchronise(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    sync_id = wire.make_sync_id()
+    scanner = wire.SyncScanner(sync_id)
+    await loop.sock_sendall(sock, wire.dump_sync(sync_id))
+    while True:
+        data = await loop.sock_recv(sock, _CHUNK_BYTES)
+        if not data:
+            raise AgentUnavailableError("the VM's agent socket was closed by the other side")
+        if scanner.feed(data):
+            return

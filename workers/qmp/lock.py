@@ -1,0 +1,56 @@
+"""Who may use a socket on this host: an exclusive lock on ``<socket>.lock``.
+
+QEMU serves one client per socket and lets the next ones wait in silence, so two workers on one socket would starve or
+fight each other. Doesn't know what is spoken on the socket. The lock file stays behind on purpose: removing it would
+let two processes lock two files of the same name.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+from app.core.errors import MonitorError
+
+_HOLDER_BYTES = 32
+
+
+class SocketLock:
+    """A lock that is held until it is released or the process ends, however it ends."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+
+    @classmethod
+    def take(cls, socket_path: Path) -> "SocketLock":
+        """Take the lock at once or not at all; it also keeps out a second holder in this same process.
+
+        Raises:
+            MonitorError: Somebody else holds it (the text says who), or the file can't be made.
+        """
+        path = Path(f"{socket_path}.lock")
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise MonitorError(f"{path} can't be opened: {exc.strerror}") from exc
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            holder = _holder(fd)
+            os.close(fd)
+            raise MonitorError(f"{socket_path} is already used by {holder}") from exc
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        return cls(fd)
+
+    def release(self) -> None:
+        """Give the lock back; doing it twice is no error."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+def _holder(fd: int) -> str:
+    pid = os.pread(fd, _HOLDER_BYTES, 0).decode("ascii", "replace")
+    if pid == str(os.getpid()):
+        return "another connection of this same process"
+    return f"another OwnUp process with pid {pid}" if pid.isdecimal() else "another OwnUp process"

@@ -1,0 +1,1 @@
+"""The VMs of this node: definition files, QEMU processes, figures and power actions."""

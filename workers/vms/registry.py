@@ -1,0 +1,141 @@
+"""The VMs of this node: found by their definition files, followed while the files are there."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from app.core.errors import DefinitionError
+from app.core.records import Vm as VmRecord
+from workers.settings import WorkerSettings
+from workers.vms import definition
+from workers.vms.definition import VmDefinition
+from workers.vms.vm import Vm
+
+_log = logging.getLogger(__name__)
+
+_Stamp = tuple[int, int, int]
+
+
+class Registry:
+    """Keeps one ``Vm`` for each usable definition file; a broken file is reported and skipped, the rest go on."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        *,
+        publish: Callable[[VmRecord], Awaitable[None]],
+        forget: Callable[[int], Awaitable[None]],
+        guest_gone: Callable[[int, str], None],
+    ) -> None:
+        """Describe the registry; nothing is read before ``scan``.
+
+        Args:
+            settings: The worker's.
+            publish: Takes every new state of a VM.
+            forget: Told when this node no longer carries a VM.
+            guest_gone: Told when the system in a VM has ended, with the reason.
+        """
+        self._settings = settings
+        self._publish = publish
+        self._forget = forget
+        self._guest_gone = guest_gone
+        self._stamps: dict[Path, _Stamp] = {}
+        self._definitions: dict[Path, VmDefinition] = {}
+        self._broken: dict[Path, str] = {}
+        self._vms: dict[int, tuple[Vm, asyncio.Task[None]]] = {}
+
+    @property
+    def broken(self) -> int:
+        """How many files had to be skipped."""
+        return len(self._broken)
+
+    def records(self) -> list[VmRecord]:
+        """Write down what is known now of every VM."""
+        return [vm.record() for vm, _ in self._vms.values()]
+
+    def __len__(self) -> int:
+        return len(self._vms)
+
+    def find(self, vmid: int) -> Vm | None:
+        """Find a VM of this node."""
+        entry = self._vms.get(vmid)
+        return entry[0] if entry else None
+
+    async def follow(self) -> None:
+        """Look at the folder again and again until cancelled."""
+        while True:
+            await self.scan()
+            await asyncio.sleep(self._settings.vm_scan_s)
+
+    async def scan(self) -> None:
+        """Look at the folder once and follow what it says now."""
+        changed, removed = await asyncio.to_thread(self._find_changes)
+        for path in removed:
+            await self._drop(path)
+        for path in changed:
+            await self._read(path)
+
+    async def close(self) -> None:
+        """Stop following; the VMs themselves go on."""
+        entries, self._vms = list(self._vms.values()), {}
+        for _, task in entries:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in entries), return_exceptions=True)
+
+    def _find_changes(self) -> tuple[list[Path], list[Path]]:
+        present: dict[Path, _Stamp] = {}
+        for path in sorted(self._settings.vm_dir.glob("*.toml")):
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                continue
+            present[path] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        changed = [path for path, stamp in present.items() if self._stamps.get(path) != stamp]
+        removed = [path for path in self._stamps if path not in present]
+        self._stamps = present
+        return changed, removed
+
+    async def _read(self, path: Path) -> None:
+        try:
+            wanted = await asyncio.to_thread(definition.load, path)
+            self._check_unique(path, wanted)
+        except DefinitionError as exc:
+            await self._drop(path)
+            self._broken[path] = str(exc)
+            _log.error("definition_skipped", extra={"file": path.name, "reason": str(exc)})
+            return
+        if self._definitions.get(path) == wanted:
+            return
+        await self._drop(path)
+        self._definitions[path] = wanted
+        vm = Vm(
+            wanted,
+            self._settings,
+            publish=self._publish,
+            guest_gone=self._guest_gone,
+        )
+        task = asyncio.create_task(vm.follow())
+        task.add_done_callback(lambda done: _report(wanted.vmid, done))
+        self._vms[wanted.vmid] = (vm, task)
+        _log.info("vm_followed", extra={"vmid": wanted.vmid, "name_": wanted.name, "account": wanted.account})
+
+    def _check_unique(self, path: Path, wanted: VmDefinition) -> None:
+        for other, present in self._definitions.items():
+            if other != path and present.vmid == wanted.vmid:
+                raise DefinitionError(f"{path.name}: vmid {wanted.vmid} is already taken by {other.name}")
+
+    async def _drop(self, path: Path) -> None:
+        self._broken.pop(path, None)
+        gone = self._definitions.pop(path, None)
+        if gone is None:
+            return
+        _, task = self._vms.pop(gone.vmid)
+        task.cancel()
+        await asyncio.wait([task])
+        await self._forget(gone.vmid)
+
+
+def _report(vmid: int, task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("vm_not_followed", exc_info=task.exception(), extra={"vmid": vmid})

@@ -1,0 +1,337 @@
+"""One VM of this node, as the worker knows it at this moment: its power state, its agent, its figures.
+
+Presence comes from QMP: events say within milliseconds that the guest opened or closed the agent's port, stopped, reset
+or paused. A VM without a monitor socket is asked through its agent, now and then.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from app.core.clock import now
+from app.core.errors import AgentAbsentError, AgentError, MonitorAbsentError, MonitorError
+from app.core.records import Vm as VmRecord
+from app.core.records import VmStatus
+from workers.qga.channel import Channel
+from workers.qmp.monitor import Monitor
+from workers.settings import WorkerSettings
+from workers.vms.definition import VmDefinition
+from workers.vms.figures import Figures, Sampler
+
+_log = logging.getLogger(__name__)
+
+AVAILABLE = "QEMU Guest Agent is available"
+
+_MONITOR_TIMEOUT_S = 5.0
+_FIRST_RETRY_S = 0.2
+_LONGEST_RETRY_S = 2.0
+
+_RUN_STATES: Mapping[str, VmStatus] = {
+    "running": VmStatus.RUNNING,
+    "prelaunch": VmStatus.STARTING,
+    "inmigrate": VmStatus.STARTING,
+    "internal-error": VmStatus.ERROR,
+    "io-error": VmStatus.ERROR,
+    "guest-panicked": VmStatus.ERROR,
+    "watchdog": VmStatus.ERROR,
+    "shutdown": VmStatus.STOPPED,
+}
+"""QEMU's run states (Source: QMP reference, RunState); each other one has its CPUs stopped: paused."""
+
+
+class Vm:
+    """Follows one VM and publishes each change of what is known of it."""
+
+    def __init__(
+        self,
+        definition: VmDefinition,
+        settings: WorkerSettings,
+        *,
+        publish: Callable[[VmRecord], Awaitable[None]],
+        guest_gone: Callable[[int, str], None],
+    ) -> None:
+        """Describe the VM; nothing is opened before ``follow``.
+
+        Args:
+            definition: What its file says.
+            settings: The worker's.
+            publish: Takes every new state.
+            guest_gone: Told when the system in the VM has ended (stopped, reset), with the reason.
+        """
+        self.definition = definition
+        self.lacks_setsid = False
+        self.resets = 0
+        self.channel = Channel(
+            definition.qga,
+            sync_timeout_s=settings.agent_sync_timeout_s,
+            rpc_timeout_s=settings.agent_rpc_timeout_s,
+            idle_close_s=settings.agent_idle_close_s,
+            on_end=self._touch,
+        )
+        self.monitor: Monitor | None = None
+        self._settings = settings
+        self._publish = publish
+        self._guest_gone = guest_gone
+        self._status = VmStatus.UNKNOWN
+        self._transition: VmStatus | None = None
+        self._port_open: bool | None = None
+        self._agent_message = "The VM has not been looked at yet"
+        self._figures = Figures()
+        self._cpus: int | None = None
+        self._maxmem_bytes: int | None = None
+        self._changed = asyncio.Event()
+        self._retry = asyncio.Event()
+        self._agent_due = asyncio.Event()
+
+    # --- what others ask ----------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether the VM's CPUs run, as far as is known."""
+        return self._status is VmStatus.RUNNING
+
+    @property
+    def seen_status(self) -> VmStatus:
+        """What was last seen of it; never a state that is only hoped for."""
+        return self._status
+
+    @property
+    def qemu_pid(self) -> int | None:
+        """QEMU's pid on this node; ``None`` where it isn't known for certain."""
+        return self.monitor.qemu_pid if self.monitor else None
+
+    @property
+    def status(self) -> VmStatus:
+        """Power state; ``starting`` or ``stopping`` while a power action is under way."""
+        if self._transition is VmStatus.STOPPING and self._status is VmStatus.STOPPED:
+            return self._status
+        if self._transition is VmStatus.STARTING and self._status is VmStatus.RUNNING:
+            return self._status
+        return self._transition or self._status
+
+    async def changed(self, timeout_s: float) -> None:
+        """Wait until something about the VM changes, but not for longer."""
+        event = self._changed
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
+
+    async def wait_until(self, reached: Callable[["Vm"], bool], timeout_s: float) -> bool:
+        """Wait until something holds for the VM.
+
+        Returns:
+            Whether it holds; ``False`` after ``timeout_s``.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        while not reached(self) and loop.time() < deadline_s:
+            await self.changed(deadline_s - loop.time())
+        return reached(self)
+
+    async def announce(self, transition: VmStatus | None) -> None:
+        """Say that a power action is under way (``starting``, ``stopping``) or over (``None``)."""
+        self._transition = transition
+        self._retry.set()
+        await self._tell()
+
+    # --- following ----------------------------------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        """Follow the VM until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow_agent())
+                if self.definition.qmp is not None:
+                    group.create_task(self._follow_monitor(self.definition.qmp))
+                    group.create_task(self._follow_figures())
+        finally:
+            await self.channel.close()
+
+    async def _follow_monitor(self, path: Path) -> None:
+        pause_s = _FIRST_RETRY_S
+        while True:
+            try:
+                await self._with_monitor(path)
+                pause_s = _FIRST_RETRY_S
+            except MonitorAbsentError:
+                await self._see_stopped("the VM was stopped")
+            except MonitorError as exc:
+                await self._see_monitor_error(exc)
+            self._retry.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s if self._transition is None else _FIRST_RETRY_S):
+                    await self._retry.wait()
+            pause_s = min(pause_s * 2, _LONGEST_RETRY_S)
+
+    async def _with_monitor(self, path: Path) -> None:
+        events: asyncio.Queue[tuple[str, Mapping[str, Any]]] = asyncio.Queue()
+        monitor = Monitor(path, on_event=lambda name, data: events.put_nowait((name, data)))
+        await monitor.connect(_MONITOR_TIMEOUT_S)
+        try:
+            self.monitor = monitor
+            self._cpus, self._maxmem_bytes = await monitor.cpu_count(), await monitor.memory_bytes()
+            await self._look(monitor)
+            ended = asyncio.create_task(monitor.wait_closed())
+            try:
+                await self._take_events(monitor, events, ended)
+            finally:
+                ended.cancel()
+        finally:
+            self.monitor = None
+            await monitor.close()
+            await self._see_stopped("the VM was stopped")
+
+    async def _take_events(
+        self, monitor: Monitor, events: "asyncio.Queue[tuple[str, Mapping[str, Any]]]", ended: "asyncio.Task[None]"
+    ) -> None:
+        while not ended.done():
+            taking = asyncio.create_task(events.get())
+            done, _ = await asyncio.wait({taking, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if taking not in done:
+                taking.cancel()
+                return
+            name, _data = taking.result()
+            if name == "RESET":
+                self.resets += 1
+                await self._lose_guest("the VM was reset")
+            elif name == "SHUTDOWN":
+                self._guest_gone(self.definition.vmid, "the VM was shut down")
+            await self._look(monitor)
+
+    async def _look(self, monitor: Monitor) -> None:
+        status = _RUN_STATES.get(await monitor.run_state(), VmStatus.PAUSED)
+        port_open = await monitor.agent_port_open(self.definition.qga)
+        if self._port_open and not port_open:
+            await self.channel.reset()
+        self._status, self._port_open = status, port_open
+        await self._tell()
+        self._agent_due.set()
+
+    async def _see_monitor_error(self, exc: MonitorError) -> None:
+        if self._status is not VmStatus.UNKNOWN or self._agent_message != str(exc):
+            _log.warning("monitor_unusable", extra={"vmid": self.definition.vmid, "reason": str(exc)})
+            self._status, self._agent_message = VmStatus.UNKNOWN, str(exc)
+            await self._tell()
+
+    async def _see_stopped(self, reason: str) -> None:
+        if self._status is VmStatus.STOPPED:
+            return
+        self._status, self._port_open = VmStatus.STOPPED, None
+        self._figures, self._cpus, self._maxmem_bytes = Figures(), None, None
+        await self._lose_guest(reason)
+
+    async def _lose_guest(self, reason: str) -> None:
+        self._guest_gone(self.definition.vmid, reason)
+        self.lacks_setsid = False
+        await self.channel.reset()
+        await self._tell()
+
+    async def _follow_agent(self) -> None:
+        while True:
+            self._agent_due.clear()
+            await self._look_at_agent()
+            off = self._status is VmStatus.STOPPED and self.definition.qmp is None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LONGEST_RETRY_S if off else self._settings.agent_probe_s):
+                    await self._agent_due.wait()
+
+    async def _look_at_agent(self) -> None:
+        message = await self._agent_state()
+        if message != self._agent_message:
+            self._agent_message = message
+            _log.info("agent_state", extra={"vmid": self.definition.vmid, "agent": message})
+            await self._tell()
+
+    async def _agent_state(self) -> str:
+        if self.definition.qmp is None:
+            return await self._ask_agent_only()
+        if self._status is VmStatus.STOPPED:
+            return "VM is not running"
+        if self._status is not VmStatus.RUNNING:
+            return f"VM is {self._status}"
+        if self._port_open is False:
+            return "QEMU Guest Agent is not connected: it is not running in the guest, or not installed"
+        try:
+            return await self._ask_agent()
+        except AgentError as exc:
+            return str(exc)
+
+    async def _ask_agent_only(self) -> str:
+        """Find out through the agent socket alone whether the VM is there, and the agent in it."""
+        try:
+            message = await self._ask_agent()
+        except AgentAbsentError:
+            await self._see_stopped("the VM was stopped")
+            return "VM is not running"
+        except AgentError as exc:
+            message = str(exc)
+        self._status = VmStatus.RUNNING
+        return message
+
+    async def _ask_agent(self) -> str:
+        idle = self.channel.facts is None and self._agent_message == AVAILABLE
+        if idle and self._settings.agent_idle_close_s > 0 and self._status is VmStatus.RUNNING:
+            return AVAILABLE  # the socket was let go for other software; a command opens it again
+        facts = await self.channel.open()
+        if not facts.enabled >= {"guest-exec", "guest-exec-status"}:
+            return "guest-exec is disabled in the guest's QEMU Guest Agent"
+        return AVAILABLE
+
+    async def _follow_figures(self) -> None:
+        sampler: Sampler | None = None
+        while True:
+            monitor = self.monitor
+            if monitor is None or self.qemu_pid is None:
+                sampler = None
+                await self.changed(self._settings.figures_s)
+                continue
+            if sampler is None or sampler.pid != self.qemu_pid:
+                machine = self.definition.machine
+                sampler = Sampler(self.qemu_pid, nics=machine.nics if machine else ())
+            self._figures = await sampler.sample(monitor, cpus=self._cpus)
+            await self._tell()
+            await asyncio.sleep(self._settings.figures_s)
+
+    # --- telling ------------------------------------------------------------------------------------------------------
+
+    def _touch(self) -> None:
+        self._agent_due.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _tell(self) -> None:
+        self._wake()
+        await self._publish(self.record())
+
+    def record(self) -> VmRecord:
+        """Write down what is known now."""
+        definition, facts, figures = self.definition, self.channel.facts, self._figures
+        return VmRecord(
+            vmid=definition.vmid,
+            name=definition.name,
+            account=definition.account,
+            node=self._settings.node_name,
+            startable=definition.machine is not None,
+            status=self.status,
+            running=self.running,
+            agent_available=self.running and self._agent_message == AVAILABLE,
+            agent_message=self._agent_message,
+            agent_version=facts.version if facts else None,
+            seen_at=now(),
+            qemu_pid=self.qemu_pid,
+            cpus=self._cpus,
+            maxmem_bytes=self._maxmem_bytes,
+            booted_at=figures.booted_at,
+            cpu=figures.cpu,
+            mem_bytes=figures.mem_bytes,
+            netin_bytes=figures.netin_bytes,
+            netout_bytes=figures.netout_bytes,
+            diskread_bytes=figures.diskread_bytes,
+            diskwrite_bytes=figures.diskwrite_bytes,
+        )
