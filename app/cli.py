@@ -20,6 +20,12 @@ from app.factory import connect
 from app.settings import WebSettings
 
 
+def _not_blank(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not value.strip():
+        raise click.BadParameter("must not be blank")
+    return value
+
+
 @click.group()
 def main() -> None:
     """Look after an OwnUp installation."""
@@ -31,7 +37,7 @@ def keys_group() -> None:
 
 
 @keys_group.command()
-@click.option("--account", required=True, help="The account whose VMs the key sees.")
+@click.option("--account", required=True, callback=_not_blank, help="The account whose VMs the key sees.")
 @click.option("--name", required=True, help="What the key is for.")
 @click.option("--scopes", required=True, help=f"Comma-separated list of {', '.join(Scope)}; or: all.")
 @click.option("--expires-in-days", type=click.IntRange(1, 36500), help="Default: never.")
@@ -57,7 +63,7 @@ def list_keys(*, as_json: bool) -> None:
     with _store() as store:
         found = store.run(keys.list_all())
     if as_json:
-        click.echo(json.dumps([{"keyId": key.id} | _describe(key) | {"state": _state(key)} for key in found]))
+        click.echo(json.dumps([{"keyId": key.id} | _describe(key) | _life(key) for key in found]))
         return
     for key in found:
         click.echo("  ".join((key.id, f"{_state(key):7}", key.account, ",".join(key.scopes), key.name)))
@@ -115,8 +121,11 @@ def _describe(key: ApiKey) -> dict[str, Any]:
         "scopes": list(key.scopes),
         "createdAt": key.created_at.isoformat(),
         "expiresAt": _iso(key.expires_at),
-        "revokedAt": _iso(key.revoked_at),
     }
+
+
+def _life(key: ApiKey) -> dict[str, Any]:
+    return {"revokedAt": _iso(key.revoked_at), "state": _state(key)}
 
 
 def _iso(moment: datetime | None) -> str | None:

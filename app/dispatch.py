@@ -15,7 +15,7 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from app.access import Principal
-from app.core import ids
+from app.core import ids, store
 from app.core.clock import now
 from app.core.errors import (
     IllegalMoveError,
@@ -53,6 +53,7 @@ RQ_RESULT_TTL_S = 60
 RQ_FAILURE_TTL_S = 24 * 3600
 
 _UNDELIVERED = "No worker took the command within {:g} s; it has not run and will not run"
+_NOT_STARTED = "No worker started the job in time; it was not carried out and will not be"
 _NO_REPLY = "The command was sent to the guest agent and no reply came; it may have run"
 _STORE_LOST = "The data store went away while the command was being delivered; it may have run"
 
@@ -128,14 +129,17 @@ class Dispatch:
         return job
 
     def job(self, principal: Principal, job_id: str) -> Job:
-        """Read a power job.
+        """Read a power job. One that no worker has started in time is ended first, so that nobody polls it for ever.
 
         Raises:
             NotFoundError: There is no such job, or it belongs to another account.
         """
-        job = self.store.run(jobs.find(job_id))
+        moment, job = self.store.run_both(store.time(), jobs.find(job_id))
         if job is None or job.account != principal.account:
             raise NotFoundError("Job")
+        if job.state is JobState.QUEUED and job.start_by < moment:  # read after the time: it can't be started any more
+            self.store.run(jobs.finish(job_id, JobState.FAILED, _NOT_STARTED, self.clock()))
+            return self.job(principal, job_id)
         return job
 
     def _new_command(self, principal: Principal, view: VmView, request_id: str) -> Command:

@@ -20,6 +20,7 @@ keepalive = 75  # seconds; clients that poll keep their connection
 limit_request_line = 8190
 limit_request_fields = 100
 limit_request_field_size = 8190
+control_socket_disable = True  # it would be made outside of what OwnUp is told to write to
 accesslog = None  # the application logs each request itself
 errorlog = "-"
 loglevel = _SETTINGS.log_level.lower()

@@ -14,7 +14,8 @@ import redis
 from app.core.store import WAKE_CHANNEL
 
 _LOG = logging.getLogger(__name__)
-_LISTEN_S = 1.0
+_LISTEN_S = 0.2
+"""How often the listening thread looks whether it should end; it asks Redis nothing meanwhile."""
 _PAUSE_S = 0.2
 
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 from lab import LabError, processes
 from lab.processes import Child
 
-_TICK_S = 0.25
+_TICK_S = 0.5
 
 T = TypeVar("T")
 

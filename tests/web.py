@@ -5,10 +5,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import redis
-from flask import Flask
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 from werkzeug.test import TestResponse
@@ -79,7 +78,7 @@ class Web:
         self.settings = load(WebSettings, {"REDIS_URL": redis_url, "REDIS_TIMEOUT_S": "0.5"} | environ)
         self.client = connect(self.settings)
         self.wakeups = Wakeups(self.client)
-        self.app: Flask = create_app(self.settings, redis_client=self.client, wakeups=self.wakeups)
+        self.app = create_app(self.settings, redis_client=self.client, wakeups=self.wakeups)
         self.store = Store(self.client)
         self.http = self.app.test_client()
         self.key = ""
@@ -118,7 +117,7 @@ class PlayedWorker:
         self._thread = threading.Thread(target=self._run)
         self.taken: list[RqJob] = []
 
-    def __enter__(self) -> "PlayedWorker":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

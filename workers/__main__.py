@@ -50,7 +50,7 @@ def main() -> int:
     try:
         settings = env.load(WorkerSettings, os.environ)
         logs.configure(settings.log_level)
-        logging.getLogger("rq").setLevel(logging.WARNING)
+        logging.getLogger("rq.worker").setLevel(logging.WARNING)
         with _only_one(settings):
             asyncio.run(_serve(settings))
     except OwnUpError as exc:

@@ -71,11 +71,11 @@ class PowerJobs:
         async def report(percent: int, text: str) -> None:
             await self._outcomes.persist(store.jobs.progress(job.id, percent, _sentence(text)))
 
-        await vm.announce(_TRANSITIONS[job.action])
+        vm.announce(_TRANSITIONS[job.action])
         try:
             return await self._power.run(job.action, vm, force=job.force, report=report)
         finally:
-            await vm.announce(None)
+            vm.announce(None)
 
     async def _finish(self, job: Job, state: JobState, message: str) -> None:
         await self._outcomes.persist(store.jobs.finish(job.id, state, message, now()))

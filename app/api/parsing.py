@@ -11,7 +11,7 @@ import marshmallow
 from flask import Request
 from marshmallow import ValidationError, fields, validate
 from webargs.flaskparser import FlaskParser
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.api.json_text import load_object
 from app.core.errors import InvalidRequestError, Problem
@@ -52,9 +52,13 @@ class RequestParser(FlaskParser):
         """Read the body; no body reads as an object without fields.
 
         Raises:
+            RequestEntityTooLarge: The body is too long.
             UnsupportedMediaType: There is a body, and it doesn't say that it is JSON.
         """
         body = req.get_data()
+        limit_bytes = req.max_content_length
+        if req.content_length is None and limit_bytes is not None and len(body) >= limit_bytes:
+            raise RequestEntityTooLarge  # werkzeug cuts a chunked body at the limit without a word
         if body and not req.is_json:
             raise UnsupportedMediaType
         return load_object(body) if body else {}

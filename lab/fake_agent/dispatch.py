@@ -15,7 +15,15 @@ from typing import Any
 
 NO_SUCCESS_RESPONSE = frozenset({"guest-shutdown"})
 DELIMITED = frozenset({"guest-sync-delimited"})
-JSON_NAMES = {int: "integer", str: "string", bool: "boolean", list[str]: "array", int | str: "GuestFileWhence"}
+# From a parameter's annotation to the name QEMU has for the type, and what the JSON reader makes of it.
+SCHEMA_TYPES: Mapping[Any, tuple[str, tuple[type, ...]]] = {
+    int: ("integer", (int,)),
+    str: ("string", (str,)),
+    str | None: ("string", (str,)),
+    bool: ("boolean", (bool,)),
+    list[str] | None: ("array", (list,)),
+    int | str: ("GuestFileWhence", (int, str)),
+}
 INT64 = range(-(2**63), 2**63)
 
 
@@ -103,14 +111,10 @@ def _checked_arguments(arguments: Mapping[str, Any], method: FunctionType) -> di
 
 
 def _check_type(name: str, value: Any, wanted: Any) -> None:
-    if wanted == list[str] and isinstance(value, list):
+    json_name, types = SCHEMA_TYPES[wanted]
+    beyond_int64 = isinstance(value, int) and value not in INT64
+    if type(value) not in types or beyond_int64:
+        raise RpcError(f"Invalid parameter type for '{name}', expected: {json_name}")
+    if isinstance(value, list):
         for index, item in enumerate(value):
             _check_type(f"{name}[{index}]", item, str)
-    elif wanted == list[str] or not _is(value, wanted):
-        raise RpcError(f"Invalid parameter type for '{name}', expected: {JSON_NAMES[wanted]}")
-
-
-def _is(value: Any, wanted: Any) -> bool:
-    if isinstance(value, bool):
-        return wanted is bool
-    return isinstance(value, wanted) and (not isinstance(value, int) or value in INT64)

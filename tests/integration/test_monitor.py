@@ -3,10 +3,11 @@
 import asyncio
 import json
 import logging
-import os
 import signal
 import socket
 import subprocess
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ class Qemu:
         argv += ["-chardev", f"socket,id=other,path={self.qga}2,server=on,wait=off"]
         argv += ["-chardev", f"socket,id=qga,path={self.qga},server=on,wait=off"]
         argv += ["-device", "virtserialport,chardev=qga,name=org.qemu.guest_agent.0"]
-        argv += ["-blockdev", "null-co,node-name=disk,size=1M", "-device", "virtio-blk,drive=disk"]
+        argv += ["-blockdev", "driver=null-co,node-name=disk,size=1048576", "-device", "virtio-blk,drive=disk"]
         self.process = subprocess.Popen(argv)
 
     def end(self) -> None:
@@ -135,15 +136,15 @@ async def test_events_come_in_order_with_their_data(qemu: Qemu, events: Events) 
         await monitor.reset()
         await monitor.power_button()
         await until(lambda: len(events) == 4)
-    assert events.names == ["RESUME", "STOP", "RESET", "POWERDOWN"] or events.names[:2] == ["RESUME", "STOP"]
+    assert events.names == ["RESUME", "STOP", "RESET", "POWERDOWN"]
     assert dict(events)["RESET"] == {"guest": False, "reason": "host-qmp-system-reset"}
 
 
 async def test_qemus_words_are_told_and_the_connection_stays(qemu: Qemu, events: Events) -> None:
     async with connected(qemu.qmp, events) as monitor:
-        with pytest.raises(MonitorError, match="^nope: The command nope has not been found$"):
+        with pytest.raises(MonitorError, match=r"^nope: The command nope has not been found$"):
             await monitor.execute("nope")
-        with pytest.raises(MonitorError, match="Parameter 'device' is missing"):
+        with pytest.raises(MonitorError, match=r"^set_link: Parameter 'up' is missing$"):
             await monitor.execute("set_link", {"name": "x", "device": 1})
         assert await monitor.run_state() == "prelaunch"
 
@@ -242,7 +243,8 @@ async def test_raw_messages_are_not_logged(qemu: Qemu, events: Events, caplog: p
             await monitor.execute("nope")
         qemu.end()
         await monitor.wait_closed()
-    assert not [record for record in caplog.records if record.name != "asyncio"]
+    assert "query-status" not in caplog.text
+    assert "nope" not in caplog.text
 
 
 # --- one client at a time ---------------------------------------------------------------------------------------------
@@ -264,12 +266,12 @@ async def test_another_process_with_the_lock_is_named(tmp_path: Path, events: Ev
         "import pathlib, sys; from workers.qmp.lock import SocketLock;"
         f"lock = SocketLock.take(pathlib.Path({str(tmp_path / '1.qmp')!r})); print(flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen(["python", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
-        with pytest.raises(MonitorError, match=f"another OwnUp process with pid {other.pid}$"):
-            await Monitor(tmp_path / "1.qmp", on_event=events.add).connect(TIMEOUT_S)
-        other.communicate()
+    other = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=PIPE, stdout=PIPE)
+    assert other.stdout is not None
+    await other.stdout.readline()
+    with pytest.raises(MonitorError, match=rf"another OwnUp process with pid {other.pid}$"):
+        await Monitor(tmp_path / "1.qmp", on_event=events.add).connect(TIMEOUT_S)
+    await other.communicate(b"")
     with pytest.raises(MonitorAbsentError):
         await Monitor(tmp_path / "1.qmp", on_event=events.add).connect(TIMEOUT_S)
 
@@ -360,22 +362,20 @@ GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\n{"return": {}}\n'
 async def test_a_malformed_answer_is_told_without_repeating_it(
     tmp_path: Path, events: Events, reply: dict[str, Any]
 ) -> None:
-    line = json.dumps(reply | {"id": "__qmp#00001"}).encode() + b"\n"
-
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(GREETING)
-        await reader.readline()
-        await reader.readline()
-        writer.write(b'{"event": 1}\n{"event": "X", "data": 1}\n' + line)
+        await reader.readuntil(b"}}")  # qmp_capabilities, with its empty arguments
+        request = json.loads(await reader.readuntil(b"}"))
+        writer.write(b'{"event": 1}\n{"event": "X", "data": 1}\n')
+        writer.write(json.dumps(reply | {"id": request["id"]}).encode() + b"\n")
         await reader.read()
         writer.close()
 
-    server = await asyncio.start_unix_server(serve, tmp_path / "1.qmp")
-    async with connected(tmp_path / "1.qmp", events) as monitor:
+    async with (
+        await asyncio.start_unix_server(serve, tmp_path / "1.qmp"),
+        connected(tmp_path / "1.qmp", events) as monitor,
+    ):
         assert monitor.qemu_pid is None
-        with pytest.raises(MonitorError, match="^query-status: QEMU's answer is malformed$"):
+        with pytest.raises(MonitorError, match=r"^query-status: QEMU's answer is malformed$"):
             await monitor.run_state()
-    server.close()
-    await server.wait_closed()
     assert not events
-    assert os.getpid() > 1

@@ -5,21 +5,29 @@ import json
 import re
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from app.access import Scope
+from app.access import Principal, Scope
 from app.core import clock
+from app.core.errors import StartUnknownError, StoreUnavailableError
 from app.core.queues import START_COMMAND
-from app.core.records import Command, CommandEnd, CommandState
-from app.core.store import Store, commands
+from app.core.records import Command, CommandEnd, CommandState, PowerAction
+from app.core.store import WAKE_CHANNEL, Call, Store, commands
 from app.core.store.commands import Claim
+from app.dispatch import Dispatch
+from app.services import Services, services
 from tests.conftest import RedisServer
-from tests.web import EXEC, RUNNING_VM, STATUS, STOPPED_VM, PlayedWorker, Web, never_answers, tells_pid
+from tests.web import EXEC, RUNNING_VM, STATUS, STOPPED_VM, PlayedWorker, Web, ends_with, never_answers, tells_pid
 
 ENVELOPE = {"success", "timestamp", "requestId", "data"}
+
+ASKER = Principal("k", "acme", frozenset())
 
 
 def run(web: Web, redis_url: str, line: str = "uname -a", pid: int = 150476) -> None:
@@ -47,12 +55,12 @@ class TestStart:
             b'"data":{"success":true,"pid":150476,"command":"uname -a","message":"Command execution started"}}'
         )
 
-    def test_only_the_id_travels_through_rq(self, web: Web, redis_url: str):
+    def test_only_ids_travel_through_rq(self, web: Web, redis_url: str):
         with PlayedWorker(redis_url, tells_pid(1)) as worker:
             web.post(EXEC, json={"command": "echo secret"})
         (job,) = worker.taken
         command = web.store.run(commands.read_result(10000, 1)).command
-        assert (job.func_name, job.args, job.kwargs) == (START_COMMAND, [command.id], {})
+        assert (job.func_name, job.args, job.kwargs) == (START_COMMAND, [command.id, 10000], {})
         assert job.description == "start_command"
         assert (job.result_ttl, job.failure_ttl, job.ttl, job.retries_left) == (60, 86400, None, None)
         assert not any(b"secret" in value for value in web.client.hgetall(job.key).values())
@@ -137,6 +145,17 @@ class TestStart:
         assert "may have run" in response.json["details"][0]["message"]
         web.close()
 
+    def test_command_that_the_worker_found_late_is_told_as_expired(self, web: Web, redis_url: str):
+        with PlayedWorker(redis_url, ends_with(CommandState.EXPIRED, "too late")):
+            response = web.post(EXEC, json={"command": "true"})
+        assert (response.status_code, response.json["details"][0]["message"]) == (504, "too late")
+
+    def test_redis_that_forgot_the_command_leaves_it_unknown(self, web: Web, redis_url: str):
+        with PlayedWorker(redis_url, forgets):
+            response = web.post(EXEC, json={"command": "true"})
+        assert response.status_code == 500
+        assert "may have run" in response.json["details"][0]["message"]
+
     def test_redis_that_comes_back_while_waiting_is_sat_out(self, own_redis: RedisServer):
         def restart(store: Store, claim: Claim) -> None:
             own_redis.stop()
@@ -151,6 +170,37 @@ class TestStart:
         assert response.status_code == 200, response.json
         assert response.json["data"]["pid"] == 77
         web.close()
+
+
+class TestHandOver:
+    """Redis goes away after the VM was read and before the transaction is answered."""
+
+    @pytest.fixture
+    def dispatch(self, web: Web) -> Iterator[Dispatch]:
+        with redis.Redis(unix_socket_path="/nowhere/redis.sock", retry=Retry(NoBackoff(), 0)) as absent:
+            yield replace(services_of(web).dispatch, client=absent)
+
+    def test_command_may_have_run(self, web: Web, dispatch: Dispatch):
+        view = services_of(web).inventory.get_vm(ASKER, 10000)
+        with pytest.raises(StartUnknownError) as caught:
+            dispatch.start(ASKER, view, "true", "r1")
+        assert "may have run" in caught.value.reason
+
+    def test_power_job_is_unavailable(self, web: Web, dispatch: Dispatch):
+        view = services_of(web).inventory.get_vm(ASKER, 10000)
+        with pytest.raises(StoreUnavailableError):
+            dispatch.power(ASKER, view, PowerAction.STOP, force=False)
+
+
+def services_of(web: Web) -> Services:
+    with web.app.app_context():
+        return services()
+
+
+def forgets(store: Store, claim: Claim) -> None:
+    """Lose a record that a worker has taken, as a Redis that was restarted without its data would."""
+    store.run(Call(("DEL", f"ownup:cmd:{claim.command.id}"), bool))
+    store.run(Call(("PUBLISH", WAKE_CHANNEL, claim.command.id), bool))
 
 
 def quick_web(redis_url: str) -> Web:
@@ -314,7 +364,9 @@ class TestProbe:
 
 
 class TestLog:
-    def test_one_line_a_request_without_payload_or_key(self, web: Web, redis_url: str, caplog: pytest.LogCaptureFixture):
+    def test_one_line_a_request_without_payload_or_key(
+        self, web: Web, redis_url: str, caplog: pytest.LogCaptureFixture
+    ):
         caplog.set_level("DEBUG", logger="app")
         run(web, redis_url, line="echo hush")
         (record,) = [record for record in caplog.records if record.message == "request"]
@@ -326,7 +378,9 @@ class TestLog:
         assert "hush" not in everything
         assert web.key.rpartition("_")[2] not in everything
 
-    def test_unforeseen_error_is_500_without_traceback_and_logged_once(self, web: Web, caplog: pytest.LogCaptureFixture):
+    def test_unforeseen_error_is_500_without_traceback_and_logged_once(
+        self, web: Web, caplog: pytest.LogCaptureFixture
+    ):
         web.client.set("ownup:vm:10000", "no hash")
         response = web.get(STATUS)
         assert response.status_code == 500

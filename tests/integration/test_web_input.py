@@ -7,16 +7,18 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from werkzeug.exceptions import TooManyRequests
 from werkzeug.test import TestResponse
 
 from app.access import Scope
+from app.api.v1.errors import render
 from app.core import clock
 from app.core.records import ApiKey, CommandState
 from app.core.store import keys
 from tests.web import EXEC, STATUS, STOPPED_VM, PlayedWorker, Web, ends_with, tells_pid
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-BAD_INTEGERS = ["0", "-1", "abc", str(2**63), "+1", "%201", "1.0", "1e3", "0x10", "١", "1" * 400]
+BAD_INTEGERS = ["0", "-1", "abc", str(2**63), "+1", "%201", "1.0", "1e3", "0x10", "\u0661", "1" * 400]
 
 
 def assert_refused(response: TestResponse, status: int, code: str, *fields: str) -> str:
@@ -73,14 +75,18 @@ class TestKeys:
 
     def test_expired_key_is_401(self, web: Web, method: str, path: str):
         expired = web.make_key(expires_at=clock.now() - timedelta(seconds=1))
-        message = assert_refused(web.http.open(path, method=method, headers={"X-API-Key": expired}), 401, "UNAUTHORIZED")
+        message = assert_refused(
+            web.http.open(path, method=method, headers={"X-API-Key": expired}), 401, "UNAUTHORIZED"
+        )
         assert "expired" in message
 
     def test_revoked_key_is_401(self, web: Web, method: str, path: str):
         key = web.store.run(keys.find(web.key.split("_")[1]))
         assert isinstance(key, ApiKey)
         web.store.run(keys.save(replace(key, revoked_at=clock.now())))
-        message = assert_refused(web.http.open(path, method=method, headers={"X-API-Key": web.key}), 401, "UNAUTHORIZED")
+        message = assert_refused(
+            web.http.open(path, method=method, headers={"X-API-Key": web.key}), 401, "UNAUTHORIZED"
+        )
         assert "revoked" in message
 
     def test_key_without_scopes_that_count_is_403(self, web: Web, method: str, path: str):
@@ -128,7 +134,10 @@ def test_foreign_vm_and_unknown_vm_look_the_same(web: Web):
 def test_foreign_job_is_404(web: Web):
     job_id = web.post(STATUS, json={"action": "stop"}).json["data"]["jobId"]
     assert web.get(f"/api/jobs/{job_id}").status_code == 200
-    assert assert_refused(web.get(f"/api/jobs/{job_id}", web.make_key(account="other")), 404, "NOT_FOUND") == "Job not found"
+    assert (
+        assert_refused(web.get(f"/api/jobs/{job_id}", web.make_key(account="other")), 404, "NOT_FOUND")
+        == "Job not found"
+    )
     assert_refused(web.get("/api/jobs/start-10000-1"), 404, "NOT_FOUND")
 
 
@@ -221,7 +230,9 @@ def test_body_of_2_mb_is_413(web: Web):
     assert_refused(response, 413, "PAYLOAD_TOO_LARGE", "body")
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", "", "x"])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", "", "x"]
+)
 def test_wrong_content_type_is_415(web: Web, content_type: str):
     response = web.post(EXEC, data='{"command": "true"}', content_type=content_type)
     assert_refused(response, 415, "UNSUPPORTED_MEDIA_TYPE", "Content-Type")
@@ -247,16 +258,28 @@ def test_bad_power_request_is_400(web: Web, body: object, field: str):
     assert web.client.keys("rq:*") == []
 
 
-@pytest.mark.parametrize(("method", "path"), [("DELETE", EXEC), ("PUT", STATUS), ("POST", "/api/vm"), ("PATCH", "/api/jobs/1")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("DELETE", EXEC), ("PUT", STATUS), ("POST", "/api/vm"), ("PATCH", "/api/jobs/1")]
+)
 def test_wrong_method_is_405_and_names_the_right_ones(web: Web, method: str, path: str):
     response = web.http.open(path, method=method, headers={"X-API-Key": web.key})
     assert_refused(response, 405, "METHOD_NOT_ALLOWED", "method")
     assert response.headers["Allow"]
 
 
-@pytest.mark.parametrize("path", ["/api", "/api/", "/api/nothing", "/api//vm", "/api/vm/", "/api/vm//status", "/nothing", "/api/v9/vps"])
+@pytest.mark.parametrize(
+    "path", ["/api", "/api/", "/api/nothing", "/api//vm", "/api/vm/", "/api/vm//status", "/nothing", "/api/v9/vps"]
+)
 def test_unknown_path_is_404(web: Web, path: str):
     assert_refused(web.get(path), 404, "NOT_FOUND", "path")
+
+
+def test_any_other_http_error_has_the_face_s_body(web: Web):
+    with web.app.test_request_context("/api/vm"):
+        response = render(TooManyRequests("slow down", retry_after=7))
+    body = json.loads(response.data)
+    assert (response.status_code, body["code"], body["message"]) == (429, "TOO_MANY_REQUESTS", "slow down")
+    assert response.headers["Retry-After"] == "7"
 
 
 def test_stopped_vm_takes_no_commands(web: Web):

@@ -1,6 +1,7 @@
 """List, status, power and jobs over HTTP."""
 
 import re
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -13,7 +14,7 @@ from app.core.queues import RUN_POWER_JOB
 from app.core.records import Job, JobState, PowerAction, VmStatus
 from app.core.store import jobs
 from app.factory import create_app
-from tests.web import RUNNING_VM, STATUS, STOPPED_VM, Web, PlayedWorker, tells_pid, EXEC
+from tests.web import EXEC, RUNNING_VM, STATUS, STOPPED_VM, PlayedWorker, Web, tells_pid
 
 
 class TestList:
@@ -172,6 +173,19 @@ class TestJobs:
         assert (data["message"], flags(data)) == ("qemu: no such disk", (False, True, False, False))
         assert data["result"]["success"] is False
         assert data["result"]["result"] == {"message": "qemu: no such disk"}
+
+    def test_job_that_nobody_started_in_time_ends_and_can_never_run(self, redis_url: str):
+        web = Web(redis_url, JOB_START_TIMEOUT_S="0.1")
+        web.key = web.make_key()
+        web.publish()
+        job_id = web.post(STATUS, json={"action": "stop"}).json["data"]["jobId"]
+        deadline = time.monotonic() + 5
+        while (data := web.get(f"/api/jobs/{job_id}").json["data"])["isWaiting"]:
+            assert time.monotonic() < deadline
+        assert flags(data) == (False, True, False, False)
+        assert "was not carried out" in data["message"]
+        assert web.store.run(jobs.start(job_id)) is None
+        web.close()
 
 
 def flags(job: dict[str, object]) -> tuple[object, ...]:

@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lab.fake_agent import FakeAgent, misbehaviour
+from lab.fake_agent.chardev import CHUNK_BYTES, Chardev
 from lab.fake_agent.exchange import Behaviour
 
 DEADLINE_S = 10
@@ -107,6 +108,26 @@ async def until(true: Callable[[], bool]) -> None:
 
 def is_there(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def is_gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def listens(path: Path) -> bool:
+    try:
+        async with Client(path):
+            return True
+    except FileNotFoundError:
+        return False
 
 
 def asked(rpc: str, **arguments: Any) -> bytes:
@@ -264,6 +285,7 @@ PIECES = st.sampled_from([
 
 @given(pieces=st.lists(PIECES, max_size=12), cut=st.integers(0, 40))
 @example(pieces=[b"not json at all\n"], cut=0)
+@example(pieces=[b"-12 "], cut=1)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_it_takes_junk_for_as_many_messages_as_qemu_ga_does(
     pieces: list[bytes], cut: int, both: tuple[Path, Path]
@@ -360,6 +382,7 @@ async def test_output_is_thrown_away_unless_asked_for(client: Client):
 
 async def test_env_replaces_the_environment(client: Client):
     assert (await client.run("env", env=["A=1", "B=x=y"]))["out-data"] == b"A=1\nB=x=y\n"
+    assert "out-data" not in await client.run("env", env=[])
     assert b"PATH=" in (await client.run("env"))["out-data"]
 
 
@@ -468,6 +491,19 @@ async def test_a_directory_opens_but_cannot_be_read(client: Client):
     await client.get("guest-file-close", handle=handle)
 
 
+async def test_a_read_goes_on_where_the_kernel_gives_less_at_a_time(client: Client):
+    handle = await client.get("guest-file-open", path="/proc/kallsyms")
+    assert (await client.get("guest-file-read", handle=handle, count=100_000))["count"] == 100_000
+    await client.get("guest-file-close", handle=handle)
+
+
+async def test_a_fifo_without_a_writer_holds_nobody_up(client: Client, tmp_path: Path):
+    os.mkfifo(tmp_path / "fifo")
+    handle = await client.get("guest-file-open", path=str(tmp_path / "fifo"))
+    assert await client.get("guest-file-read", handle=handle) == chunk(b"", eof=True)
+    await client.get("guest-file-close", handle=handle)
+
+
 async def test_the_agent_and_the_boot_can_be_told_by_their_files(client: Client):
     before, _, after = (await content(client, "/proc/self/stat")).rpartition(") ")
     fields = after.split()
@@ -513,6 +549,44 @@ async def test_what_a_client_did_not_read_of_a_long_reply_goes_to_the_next(fake:
         assert await second.reply() == {"return": 2}
 
 
+async def test_a_client_that_ended_its_stream_has_left_even_if_a_long_reply_waits_for_it(fake: FakeAgent):
+    async with Client(fake.path) as first:
+        handle = await first.get("guest-file-open", path="/dev/zero")
+        first.reader.feed_eof()  # reads no more
+        first.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await first.ask("guest-file-read", handle=handle, count=2**22)
+        first.writer.write_eof()
+        async with Client(fake.path) as second:
+            assert (await second.line()).endswith(b'"eof": false}}\n')
+
+
+async def test_what_is_written_while_nobody_knows_that_the_client_left_is_not_lost(tmp_path: Path):
+    async with Chardev(tmp_path / "port") as port:
+        with socket.socket(socket.AF_UNIX) as first:
+            first.connect(str(tmp_path / "port"))
+            await until(lambda: port.clients_served == 1)
+        writing = asyncio.create_task(port.write(b"owed"))
+        async with Client(tmp_path / "port") as second:
+            assert await asyncio.wait_for(second.reader.readexactly(4), DEADLINE_S) == b"owed"
+        await writing
+
+
+async def test_a_long_reply_lets_other_agents_of_the_process_have_their_turns(tmp_path: Path):
+    turns = itertools.count()
+
+    async def take_turns() -> None:
+        while True:
+            next(turns)
+            await asyncio.sleep(0)
+
+    async with Chardev(tmp_path / "port") as port, Client(tmp_path / "port"):
+        await until(lambda: port.clients_served == 1)
+        other = asyncio.create_task(take_turns())
+        await port.write(b"x" * 4 * CHUNK_BYTES)
+        other.cancel()
+        assert next(turns) >= 4
+
+
 async def test_without_an_agent_all_is_silence_until_one_starts(fake: FakeAgent):
     fake.stop()
     async with Client(fake.path) as gone:
@@ -522,6 +596,19 @@ async def test_without_an_agent_all_is_silence_until_one_starts(fake: FakeAgent)
         assert await stays.is_silent()
         fake.start()
         assert await stays.reply() == {"return": 2}
+
+
+async def test_a_client_that_wrote_more_than_the_port_takes_can_leave(fake: FakeAgent):
+    fake.go_silent()
+    async with Client(fake.path) as first:
+        first.writer.write(asked("guest-ping") + b'"' + b"x" * 2**23)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(first.writer.drain(), SILENCE_S)
+        first.writer.transport.abort()
+    async with Client(fake.path) as second:
+        await second.send(b"\xff" + asked("guest-sync", id=2))
+        fake.speak_again()
+        assert [(await second.reply()).keys() for _ in range(3)] == [{"return"}, {"error"}, {"return"}]
 
 
 async def test_two_clients_may_wait_and_the_third_is_told_to_try_again(fake: FakeAgent):
@@ -549,6 +636,40 @@ async def test_a_restart_keeps_the_connection_and_forgets_programs_files_and_hal
         again = await content(client, "/proc/self/stat")
         assert (again.split()[0], again.split()[21]) != (identity.split()[0], identity.split()[21])
         assert await content(client, BOOT_ID) == boot
+
+
+async def test_what_an_agent_had_not_answered_dies_with_it(fake: FakeAgent):
+    fake.go_silent()
+    async with Client(fake.path) as client:
+        await client.ask("guest-sync", id=1)
+        assert await client.is_silent()
+        await client.ask("guest-sync", id=2)  # this one it has not even read
+        assert await client.is_silent()
+        fake.restart()
+        assert await client.get("guest-sync", id=3) == 3
+
+
+async def test_an_agent_that_dies_closes_its_files(fake: FakeAgent):
+    async with Client(fake.path) as client:
+        few = open_files()
+        for _ in range(20):
+            await client.get("guest-file-open", path="/etc/passwd")
+        assert open_files() == few + 20
+        fake.restart()
+        await until(lambda: open_files() == few)
+
+
+async def test_a_program_that_writes_after_its_agent_died_meets_a_broken_pipe(fake: FakeAgent, tmp_path: Path):
+    gate, survived = tmp_path / "gate", tmp_path / "survived"
+    os.mkfifo(gate)
+    async with Client(fake.path) as client:
+        arg = ["-c", f"read _ < {gate}; echo late; mkdir {survived}"]
+        pid = (await client.get("guest-exec", path="/bin/sh", arg=arg, **{"capture-output": True}))["pid"]
+        fake.restart()
+        assert await client.get("guest-ping") == {}
+        gate.write_text("open\n")
+        await until(lambda: not is_there(pid))
+    assert not survived.exists()
 
 
 async def test_a_reboot_looks_like_the_boot_before_but_for_its_id_and_ends_all_programs(fake: FakeAgent):
@@ -592,6 +713,11 @@ async def test_an_rpc_can_be_disabled_and_enabled_at_any_time(fake: FakeAgent):
         assert (await client.get("guest-exec", path="true"))["pid"]
 
 
+async def test_an_argument_that_no_program_can_take_is_refused(fake: FakeAgent):
+    async with Client(fake.path) as client:
+        assert "null byte" in (await client.call("guest-exec", path="true", arg=["a\0b"]))["error"]["desc"]
+
+
 async def test_a_shutdown_is_written_down_and_not_answered(fake: FakeAgent):
     fake.disabled.clear()
     async with Client(fake.path) as client:
@@ -610,16 +736,15 @@ async def test_it_counts_what_it_was_asked_done_or_not(fake: FakeAgent):
 
 
 async def test_it_leaves_no_program_behind_and_no_socket(tmp_path: Path):
-    path = tmp_path / "brief.qga"
+    path, started = tmp_path / "brief.qga", tmp_path / "started"
     async with FakeAgent(path) as agent, Client(path) as client:
         forgotten = (await client.get("guest-exec", path="sleep", arg=["60"]))["pid"]
         agent.restart()
-        script = "sleep 60 & echo $!; exec sleep 60"
-        leader = (await client.get("guest-exec", path="setsid", arg=sh(script)))["pid"]
+        group = (await client.get("guest-exec", path="setsid", arg=sh(f"sleep 60 & mkdir {started}; sleep 60")))["pid"]
+        await until(started.exists)
     assert not is_there(forgotten)
-    with pytest.raises(ProcessLookupError):
-        os.killpg(leader, 0)
-    assert not path.exists()
+    await until(lambda: is_gone(group))
+    assert not await listens(path)
 
 
 async def test_it_takes_the_place_of_a_stale_socket_and_can_be_left_while_clients_wait(tmp_path: Path):
@@ -707,7 +832,7 @@ async def test_two_replies_may_come_in_one_read(path: Path):
     ("how", "sent"),
     [
         (misbehaviour.HangUpBefore(), b""),
-        (misbehaviour.HangUpWithin(), b'{"retu'),
+        (misbehaviour.HangUpWithin(), b'{"retur'),
         (misbehaviour.HangUpAfter(), b'{"return": 1}\n'),
         (misbehaviour.JunkBefore(b"junk\n"), b'junk\n{"return": 1}\n'),
         (misbehaviour.JunkBefore(), b'{"return": {"pid": 103}, "id": "__qmp#00000"}\n{"return": 1}\n'),
@@ -730,15 +855,19 @@ async def test_it_sends_this_instead_of_the_reply(path: Path, how: Behaviour, se
             assert await client.is_silent()
 
 
-async def test_an_endless_line_ends_only_for_the_next_client(path: Path):
-    async with misbehaving(path, misbehaviour.EndlessLine()) as (_, first):
+@pytest.mark.parametrize(
+    "how", [misbehaviour.EndlessLine(), misbehaviour.HugeJson()], ids=lambda how: type(how).__name__
+)
+async def test_a_flood_ends_when_another_client_is_served(path: Path, how: Behaviour):
+    async with misbehaving(path, how) as (_, first):
         await first.ask("guest-sync", id=1)
-        assert set(await asyncio.wait_for(first.reader.readexactly(2**24), DEADLINE_S)) == set(b"x")
-        first.writer.close()
+        await asyncio.wait_for(first.reader.readexactly(2**22), DEADLINE_S)
+        first.writer.transport.abort()
         async with Client(path) as second:
             await second.ask("guest-ping")
             line = await second.line()
-            assert line.lstrip(b"x") == b'{"return": {}}\n'
+            assert line.endswith(b'{"return": {}}\n')
+            assert len(line) < 2**17
 
 
 async def test_huge_json_is_good_json_of_that_size(path: Path):
@@ -764,18 +893,10 @@ async def test_an_old_agent_flags_cut_output_by_a_key_that_says_false(path: Path
 
 # --- the fleet --------------------------------------------------------------------------------------------------------
 async def test_a_fleet_listens_misbehaves_and_ends_when_told_to(tmp_path: Path):
-    command = [
-        sys.executable,
-        "-m",
-        "lab.fake_agent",
-        "--dir",
-        tmp_path,
-        "--count",
-        "3",
-        "--misbehave",
-        "guest-ping=twice",
-    ]
-    fleet = await asyncio.create_subprocess_exec(*command, "--disable", "guest-exec", stdout=asyncio.subprocess.PIPE)
+    options = ["--dir", str(tmp_path), "--count", "3", "--misbehave", "guest-ping=twice", "--disable", "guest-exec"]
+    fleet = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "lab.fake_agent", *options, stdout=asyncio.subprocess.PIPE
+    )
     try:
         assert fleet.stdout
         assert b"3 agents listen" in await asyncio.wait_for(fleet.stdout.readline(), DEADLINE_S)
@@ -786,4 +907,4 @@ async def test_a_fleet_listens_misbehaves_and_ends_when_told_to(tmp_path: Path):
     finally:
         fleet.terminate()
         assert await asyncio.wait_for(fleet.wait(), DEADLINE_S) == 0
-    assert os.listdir(tmp_path) == []
+    assert not await listens(tmp_path / "10000.qga")

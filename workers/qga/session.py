@@ -42,10 +42,9 @@ class _AgentClient(QMPClient):
     with a random part. Stock logging prints whole messages; ours prints none.
     """
 
-    logger = _silent
-
     def __init__(self) -> None:
         super().__init__(readbuflen=wire.REPLY_LIMIT_BYTES)
+        self.logger = _silent
         self.await_greeting = False
         self.negotiate = False
         self._id_prefix = secrets.token_hex(8)

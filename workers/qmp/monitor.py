@@ -28,8 +28,7 @@ _WORDS_LIMIT = 1000
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
 _silent = logging.getLogger("workers.qmp.silent")
-_silent.addHandler(logging.NullHandler())
-_silent.propagate = False
+_silent.disabled = True
 
 
 class _MonitorClient(QMPClient):
@@ -37,7 +36,7 @@ class _MonitorClient(QMPClient):
 
     def __init__(self, on_event: OnEvent) -> None:
         super().__init__(readbuflen=REPLY_LIMIT_BYTES)
-        self.logger = _silent
+        self.logger = _silent  # after __init__, which sets its own
         self._on_event = on_event
 
     def _cb_inbound(self, msg: Message) -> Message:

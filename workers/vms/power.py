@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.core.errors import AgentError, MonitorError, PowerError
+from app.core.errors import AgentError, Effect, MonitorError, PowerError
 from app.core.records import PowerAction, VmStatus
 from workers.vms import machine
 from workers.vms.definition import VmDefinition
@@ -84,7 +84,7 @@ class Patience:
 
     Attributes:
         guest_s: For a guest to shut down or to reboot, from the moment it is first asked.
-        agent_s: For the effect of asking the agent, before the power button is pressed too.
+        agent_s: For the agent to take a request, and for its effect, before the power button is pressed too.
         quit_s: For QEMU to end by itself, and once more after it was killed.
         seen_s: Until a change that has happened is seen by whoever follows the VM.
     """
@@ -166,6 +166,8 @@ class Power:
     async def _ask_to_shut_down(self, vm: PowerVm, report: Report) -> str:
         """Ask the agent, then press the power button; a guest that is already on its way ignores the second one.
 
+        The button is pressed once. An agent that wasn't there, because the guest is still booting, is asked when it is.
+
         Raises:
             PowerError: It can't be asked, or didn't shut down in time.
         """
@@ -173,19 +175,30 @@ class Power:
             raise PowerError("the VM is paused, so its guest can't shut down")
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._patience.guest_s
-        agent_refusal = await self._tell(vm, "powerdown")
-        if agent_refusal is None:
-            await report(20, "the guest agent was asked to shut the guest down")
-            if await vm.wait_until(_is_stopped, min(self._patience.agent_s, self._patience.guest_s)):
-                return "the guest shut down"
+        agent = await self._tell_powerdown(vm, report, percent=20)
+        if agent.refusal is None and await self._stops_soon(vm, deadline_s):
+            return "the guest shut down"
         button_refusal = await _press(vm)
         if button_refusal is None:
             await report(40, "the ACPI power button was pressed")
-        if agent_refusal is not None and button_refusal is not None:
-            raise PowerError(f"the guest can't be asked: {agent_refusal}; {button_refusal}")
-        if await vm.wait_until(_is_stopped, deadline_s - loop.time()):
-            return "the guest shut down"
-        raise PowerError(_ignored(agent_refusal, button_refusal, self._patience.guest_s))
+        elif agent.refusal is not None:
+            raise PowerError(f"the guest can't be asked: {agent.refusal}; {button_refusal}")
+        while not await self._stops_soon(vm, deadline_s):
+            if loop.time() >= deadline_s:
+                raise PowerError(_ignored(agent.refusal, button_refusal, self._patience.guest_s))
+            if agent.unsent:
+                agent = await self._tell_powerdown(vm, report, percent=50)
+        return "the guest shut down"
+
+    async def _tell_powerdown(self, vm: PowerVm, report: Report, *, percent: int) -> "_Told":
+        told = await self._tell(vm, "powerdown")
+        if told.refusal is None:
+            await report(percent, "the guest agent was asked to shut the guest down")
+        return told
+
+    async def _stops_soon(self, vm: PowerVm, deadline_s: float) -> bool:
+        left_s = deadline_s - asyncio.get_running_loop().time()
+        return await vm.wait_until(_is_stopped, min(self._patience.agent_s, max(left_s, 0.0)))
 
     async def _reboot(self, vm: PowerVm, report: Report) -> str:
         _check_monitor(vm)
@@ -194,10 +207,10 @@ class Power:
         if vm.seen_status is VmStatus.PAUSED:
             raise PowerError("the VM is paused, so its guest can't reboot; force resets it")
         resets = vm.resets
-        refusal = await self._tell(vm, "reboot")
-        if refusal is not None:
+        told = await self._tell(vm, "reboot")
+        if told.refusal is not None:
             raise PowerError(
-                f"the guest can't be asked to reboot, only its agent can do that: {refusal}; force resets it"
+                f"the guest can't be asked to reboot, only its agent can do that: {told.refusal}; force resets it"
             )
         await report(20, "the guest agent was asked to reboot the guest")
         if await vm.wait_until(lambda vm: vm.resets > resets, self._patience.guest_s):
@@ -222,16 +235,15 @@ class Power:
             raise PowerError(f"QEMU took the reset, but did not do it within {self._patience.seen_s:g} s")
         return "the VM was reset" + ("; it is still paused" if vm.seen_status is VmStatus.PAUSED else "")
 
-    async def _tell(self, vm: PowerVm, mode: str) -> str | None:
-        """Ask the agent, and tell why that couldn't be done."""
+    async def _tell(self, vm: PowerVm, mode: str) -> "_Told":
         try:
             async with asyncio.timeout(self._patience.agent_s):
                 await vm.channel.tell("guest-shutdown", {"mode": mode})
         except AgentError as exc:
-            return str(exc)
+            return _Told(str(exc), unsent=exc.effect is Effect.NONE)
         except TimeoutError:
-            return f"the guest agent took no request within {self._patience.agent_s:g} s"
-        return None
+            return _Told(f"the guest agent took no request within {self._patience.agent_s:g} s")
+        return _Told()
 
     async def _pull_plug(self, vm: PowerVm) -> None:
         """End QEMU by its monitor, or kill it where that doesn't help.
@@ -262,6 +274,19 @@ class Power:
         if not await vm.wait_until(_is_stopped, self._patience.seen_s):
             raise PowerError("QEMU has ended, but somebody started it again, or still uses its sockets")
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What came of asking the agent.
+
+    Attributes:
+        refusal: Why the guest will do nothing; ``None`` if it was asked.
+        unsent: The agent never saw the request, so asking again repeats nothing.
+    """
+
+    refusal: str | None = None
+    unsent: bool = False
 
 
 class _Process:

@@ -23,10 +23,14 @@ from workers.vms.figures import Figures, Sampler
 
 _log = logging.getLogger(__name__)
 
+_Event = tuple[str, Mapping[str, Any]]
+
 AVAILABLE = "QEMU Guest Agent is available"
 
 _MONITOR_TIMEOUT_S = 5.0
 _FIRST_RETRY_S = 0.2
+_EXIT_GRACE_S = 5.0
+"""How long QEMU may take to exit after its SHUTDOWN event; one told not to exit is asked again after that."""
 _LONGEST_RETRY_S = 2.0
 
 _RUN_STATES: Mapping[str, VmStatus] = {
@@ -85,6 +89,7 @@ class Vm:
         self._changed = asyncio.Event()
         self._retry = asyncio.Event()
         self._agent_due = asyncio.Event()
+        self._news = asyncio.Event()
 
     # --- what others ask ----------------------------------------------------------------------------------------------
 
@@ -131,11 +136,11 @@ class Vm:
             await self.changed(deadline_s - loop.time())
         return reached(self)
 
-    async def announce(self, transition: VmStatus | None) -> None:
+    def announce(self, transition: VmStatus | None) -> None:
         """Say that a power action is under way (``starting``, ``stopping``) or over (``None``)."""
         self._transition = transition
         self._retry.set()
-        await self._tell()
+        self._tell()
 
     # --- following ----------------------------------------------------------------------------------------------------
 
@@ -143,6 +148,7 @@ class Vm:
         """Follow the VM until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._publish_news())
                 group.create_task(self._follow_agent())
                 if self.definition.qmp is not None:
                     group.create_task(self._follow_monitor(self.definition.qmp))
@@ -157,9 +163,9 @@ class Vm:
                 await self._with_monitor(path)
                 pause_s = _FIRST_RETRY_S
             except MonitorAbsentError:
-                await self._see_stopped("the VM was stopped")
+                self._see_stopped("the VM was stopped")
             except MonitorError as exc:
-                await self._see_monitor_error(exc)
+                self._see_monitor_error(exc)
             self._retry.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s if self._transition is None else _FIRST_RETRY_S):
@@ -167,7 +173,7 @@ class Vm:
             pause_s = min(pause_s * 2, _LONGEST_RETRY_S)
 
     async def _with_monitor(self, path: Path) -> None:
-        events: asyncio.Queue[tuple[str, Mapping[str, Any]]] = asyncio.Queue()
+        events: asyncio.Queue[_Event] = asyncio.Queue()
         monitor = Monitor(path, on_event=lambda name, data: events.put_nowait((name, data)))
         await monitor.connect(_MONITOR_TIMEOUT_S)
         try:
@@ -182,10 +188,10 @@ class Vm:
         finally:
             self.monitor = None
             await monitor.close()
-            await self._see_stopped("the VM was stopped")
+            self._see_stopped("the VM was stopped")
 
     async def _take_events(
-        self, monitor: Monitor, events: "asyncio.Queue[tuple[str, Mapping[str, Any]]]", ended: "asyncio.Task[None]"
+        self, monitor: Monitor, events: "asyncio.Queue[_Event]", ended: "asyncio.Task[None]"
     ) -> None:
         while not ended.done():
             taking = asyncio.create_task(events.get())
@@ -193,13 +199,23 @@ class Vm:
             if taking not in done:
                 taking.cancel()
                 return
-            name, _data = taking.result()
+            name, _ = taking.result()
             if name == "RESET":
                 self.resets += 1
-                await self._lose_guest("the VM was reset")
+                self.lacks_setsid = False
+                self._guest_gone(self.definition.vmid, "the VM was reset")
+                await self.channel.reset()
             elif name == "SHUTDOWN":
-                self._guest_gone(self.definition.vmid, "the VM was shut down")
-            await self._look(monitor)
+                self._see_stopped("the VM was shut down")
+                await self._let_exit(events, ended)
+            if not ended.done():
+                await self._look(monitor)
+
+    async def _let_exit(self, events: "asyncio.Queue[_Event]", ended: "asyncio.Task[None]") -> None:
+        """Ask nothing while QEMU exits: a request that arrives meanwhile makes QEMU 7.2 hang in its exit (measured)."""
+        await asyncio.wait([ended], timeout=_EXIT_GRACE_S)
+        while not events.empty():
+            events.get_nowait()
 
     async def _look(self, monitor: Monitor) -> None:
         status = _RUN_STATES.get(await monitor.run_state(), VmStatus.PAUSED)
@@ -207,27 +223,24 @@ class Vm:
         if self._port_open and not port_open:
             await self.channel.reset()
         self._status, self._port_open = status, port_open
-        await self._tell()
+        self._tell()
         self._agent_due.set()
 
-    async def _see_monitor_error(self, exc: MonitorError) -> None:
+    def _see_monitor_error(self, exc: MonitorError) -> None:
         if self._status is not VmStatus.UNKNOWN or self._agent_message != str(exc):
             _log.warning("monitor_unusable", extra={"vmid": self.definition.vmid, "reason": str(exc)})
             self._status, self._agent_message = VmStatus.UNKNOWN, str(exc)
-            await self._tell()
+            self._tell()
 
-    async def _see_stopped(self, reason: str) -> None:
+    def _see_stopped(self, reason: str) -> None:
         if self._status is VmStatus.STOPPED:
             return
         self._status, self._port_open = VmStatus.STOPPED, None
         self._figures, self._cpus, self._maxmem_bytes = Figures(), None, None
-        await self._lose_guest(reason)
-
-    async def _lose_guest(self, reason: str) -> None:
         self._guest_gone(self.definition.vmid, reason)
         self.lacks_setsid = False
-        await self.channel.reset()
-        await self._tell()
+        self._agent_due.set()
+        self._tell()
 
     async def _follow_agent(self) -> None:
         while True:
@@ -243,12 +256,13 @@ class Vm:
         if message != self._agent_message:
             self._agent_message = message
             _log.info("agent_state", extra={"vmid": self.definition.vmid, "agent": message})
-            await self._tell()
+            self._tell()
 
     async def _agent_state(self) -> str:
         if self.definition.qmp is None:
             return await self._ask_agent_only()
         if self._status is VmStatus.STOPPED:
+            await self.channel.reset()
             return "VM is not running"
         if self._status is not VmStatus.RUNNING:
             return f"VM is {self._status}"
@@ -264,7 +278,7 @@ class Vm:
         try:
             message = await self._ask_agent()
         except AgentAbsentError:
-            await self._see_stopped("the VM was stopped")
+            self._see_stopped("the VM was stopped")
             return "VM is not running"
         except AgentError as exc:
             message = str(exc)
@@ -284,7 +298,7 @@ class Vm:
         sampler: Sampler | None = None
         while True:
             monitor = self.monitor
-            if monitor is None or self.qemu_pid is None:
+            if monitor is None or self.qemu_pid is None or self._status is VmStatus.STOPPED:
                 sampler = None
                 await self.changed(self._settings.figures_s)
                 continue
@@ -292,7 +306,7 @@ class Vm:
                 machine = self.definition.machine
                 sampler = Sampler(self.qemu_pid, nics=machine.nics if machine else ())
             self._figures = await sampler.sample(monitor, cpus=self._cpus)
-            await self._tell()
+            self._tell()
             await asyncio.sleep(self._settings.figures_s)
 
     # --- telling ------------------------------------------------------------------------------------------------------
@@ -305,9 +319,16 @@ class Vm:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _tell(self) -> None:
+    def _tell(self) -> None:
         self._wake()
-        await self._publish(self.record())
+        self._news.set()
+
+    async def _publish_news(self) -> None:
+        # One at a time, so that the last state written is the last one seen.
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            await self._publish(self.record())
 
     def record(self) -> VmRecord:
         """Write down what is known now."""

@@ -26,6 +26,6 @@ key                             type   holds
 """
 
 from app.core.store import commands, jobs, keys, nodes, vms
-from app.core.store.calls import WAKE_CHANNEL, AsyncStore, Call, Store, ping
+from app.core.store.calls import WAKE_CHANNEL, AsyncStore, Call, Store, ping, time
 
-__all__ = ["WAKE_CHANNEL", "AsyncStore", "Call", "Store", "commands", "jobs", "keys", "nodes", "ping", "vms"]
+__all__ = ["WAKE_CHANNEL", "AsyncStore", "Call", "Store", "commands", "jobs", "keys", "nodes", "ping", "time", "vms"]

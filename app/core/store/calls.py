@@ -3,6 +3,7 @@
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, cast
 
 import redis
@@ -86,6 +87,11 @@ class AsyncStore:
 def ping() -> Call[None]:
     """Ask whether Redis is there."""
     return Call(("PING",), nothing)
+
+
+def time() -> Call[datetime]:
+    """Ask Redis for the time, by the only clock that all hosts share."""
+    return Call(("TIME",), lambda reply: datetime.fromtimestamp(int(reply[0]) + int(reply[1]) / 1_000_000, tz=UTC))
 
 
 NOW = "local t = redis.call('TIME'); local now = tonumber(t[1]) + tonumber(t[2]) / 1000000"

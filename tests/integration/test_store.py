@@ -1,0 +1,371 @@
+"""Every operation of the store against a real Redis, from threads and from an event loop."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from app.core.errors import IllegalMoveError, StoreUnavailableError
+from app.core.records import (
+    COMMAND_MOVES,
+    ApiKey,
+    Command,
+    CommandEnd,
+    CommandRequest,
+    CommandState,
+    Job,
+    JobState,
+    Node,
+    PowerAction,
+    Vm,
+    VmStatus,
+)
+from app.core.store import WAKE_CHANNEL, AsyncStore, Store, commands, jobs, keys, nodes, ping, vms
+from app.core.store import time as clock
+from app.core.store.commands import Claim, Result
+from app.core.store.vms import VmView
+
+NOW = datetime(2026, 2, 10, 12, 30, 15, 123456, tzinfo=UTC)
+VM = Vm(
+    vmid=10000,
+    name="wéb",
+    account="acme",
+    node="n1",
+    startable=True,
+    status=VmStatus.RUNNING,
+    running=True,
+    agent_available=False,
+    agent_message="agent not connected",
+    seen_at=NOW,
+    cpu=0.1,
+    netin_bytes=2**63,
+)
+NODE = Node(name="n1", worker="w1", vms=2, broken_definitions=1, since=NOW)
+COMMAND = Command(
+    id="c1",
+    vmid=10000,
+    account="acme",
+    node="n1",
+    state=CommandState.QUEUED,
+    created_at=NOW,
+    deliver_by=NOW,
+    key_id="k1",
+    request_id="r1",
+)
+JOB = Job(
+    id="start-10000-1",
+    vmid=10000,
+    account="acme",
+    node="n1",
+    action=PowerAction.START,
+    force=False,
+    state=JobState.QUEUED,
+    created_at=NOW,
+    start_by=NOW,
+)
+KEY = ApiKey(id="k1", secret_sha256="ab", account="acme", name="ci", scopes=("read:vm", "write:vm"), created_at=NOW)
+LINE = CommandRequest(line="printf 'ä\n' | cat")
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def store(client: redis.Redis) -> Store:
+    return Store(client)
+
+
+def ended(state: CommandState, **facts: object) -> CommandEnd:
+    return CommandEnd(**({"state": state, "ended_at": NOW} | facts))  # type: ignore[arg-type]
+
+
+def create(store: Store, command: Command = COMMAND, *, deliver_within_s: float = 10) -> None:
+    store.run(commands.create(command, LINE, deliver_within_s=deliver_within_s))
+
+
+def start(store: Store, command_id: str = "c1", pid: int = 42) -> None:
+    store.run(commands.start(command_id, pid=pid, started_at=NOW, agent_identity="life-1"))
+
+
+class TestCommands:
+    def test_created_command_is_read_back_with_a_deadline_by_redis_clock(self, store: Store, client: redis.Redis):
+        create(store, deliver_within_s=10)
+        found = store.run(commands.find("c1"))
+        seconds, micros = client.time()
+        assert found is not None
+        assert replace(found, deliver_by=NOW) == COMMAND
+        assert abs(found.deliver_by.timestamp() - (seconds + micros / 1e6 + 10)) < 2
+        assert store.run(commands.list_open("n1")) == ("c1",)
+
+    def test_unknown_command_is_none(self, store: Store):
+        assert store.run(commands.find("c1")) is None
+        assert store.run(commands.claim("c1")) is None
+        assert store.run(commands.read_result(10000, 42)) is None
+        assert store.run(commands.is_undelivered("c1")) is False
+
+    def test_command_is_claimed_once(self, store: Store):
+        create(store)
+        claim = store.run(commands.claim("c1"))
+        assert isinstance(claim, Claim)
+        assert claim.request == LINE
+        assert claim.command.sent_at is not None
+        assert claim.command.state is CommandState.QUEUED
+        assert store.run(commands.claim("c1")) is None
+
+    def test_command_past_its_deadline_is_never_claimed(self, store: Store):
+        create(store, deliver_within_s=-1)
+        assert store.run(commands.claim("c1")) is None
+        assert store.run(commands.find("c1")).sent_at is None
+        assert store.run(commands.is_undelivered("c1")) is True
+
+    def test_only_an_unclaimed_late_command_is_undelivered(self, store: Store):
+        create(store, deliver_within_s=0.2)
+        assert store.run(commands.is_undelivered("c1")) is False
+        store.run(commands.claim("c1"))
+        deadline = time.time() + 0.3
+        while time.time() < deadline:
+            assert store.run(commands.is_undelivered("c1")) is False
+
+    def test_started_command_is_found_by_pid_and_on_its_vm(self, store: Store):
+        create(store)
+        store.run(vms.publish(VM))
+        start(store)
+        result = store.run(commands.read_result(10000, 42))
+        assert isinstance(result, Result)
+        assert (result.stdout, result.stderr) == (b"", b"")
+        assert result.command.state is CommandState.RUNNING
+        assert (result.command.pid, result.command.started_at, result.command.agent_identity) == (42, NOW, "life-1")
+        assert store.run(vms.read(10000)).last_pid == 42
+        assert store.run(commands.read_result(10001, 42)) is None
+        assert store.run(commands.list_open("n1")) == ("c1",)
+
+    def test_ended_command_keeps_its_output_for_its_time(self, store: Store, client: redis.Redis):
+        create(store)
+        start(store)
+        output = bytes(range(256)) * 20_000
+        end = ended(CommandState.EXITED, exit_code=7, stdout=output, stderr=b"x", out_truncated=True, message="m")
+        store.run(commands.end("c1", end, ttl_s=60))
+        result = store.run(commands.read_result(10000, 42))
+        assert (result.stdout, result.stderr) == (output, b"x")
+        command = result.command
+        assert (command.exit_code, command.signal, command.ended_at, command.message) == (7, None, NOW, "m")
+        assert (command.out_truncated, command.err_truncated) == (True, False)
+        assert client.strlen("ownup:cmd:c1:out") < len(output) / 10
+        for key in ("ownup:cmd:c1", "ownup:cmd:c1:out", "ownup:cmd:c1:err", "ownup:pid:10000:42"):
+            assert 0 < client.ttl(key) <= 60
+        assert not client.exists("ownup:cmd:c1:request")
+        assert store.run(commands.list_open("n1")) == ()
+
+    @pytest.mark.parametrize("state", [state for state in CommandState if state.ended])
+    def test_nothing_leaves_an_end(self, store: Store, state: CommandState):
+        create(store)
+        if state not in COMMAND_MOVES[CommandState.QUEUED]:
+            start(store)
+        store.run(commands.end("c1", ended(state), ttl_s=60))
+        before = store.run(commands.find("c1"))
+        with pytest.raises(IllegalMoveError):
+            start(store)
+        for wanted in (state for state in CommandState if state.ended):
+            with pytest.raises(IllegalMoveError):
+                store.run(commands.end("c1", ended(wanted), ttl_s=60))
+        assert store.run(commands.find("c1")) == before
+
+    @pytest.mark.parametrize("running", [False, True])
+    @pytest.mark.parametrize("wanted", [state for state in CommandState if state.ended])
+    def test_moves_are_those_of_the_table(self, store: Store, wanted: CommandState, running: bool):  # noqa: FBT001 - a parameter
+        create(store)
+        if running:
+            start(store)
+        present = CommandState.RUNNING if running else CommandState.QUEUED
+        if wanted in COMMAND_MOVES[present]:
+            store.run(commands.end("c1", ended(wanted), ttl_s=60))
+            assert store.run(commands.find("c1")).state is wanted
+        else:
+            with pytest.raises(IllegalMoveError, match=f"is {present} and can't become {wanted}"):
+                store.run(commands.end("c1", ended(wanted), ttl_s=60))
+            assert store.run(commands.find("c1")).state is present
+
+    def test_move_of_a_gone_command_is_illegal(self, store: Store):
+        with pytest.raises(IllegalMoveError, match="gone"):
+            start(store)
+
+    def test_recycled_pid_means_the_latest_command(self, store: Store):
+        for command_id in ("c1", "c2"):
+            create(store, replace(COMMAND, id=command_id))
+            start(store, command_id)
+        assert store.run(commands.read_result(10000, 42)).command.id == "c2"
+
+    def test_waiters_are_woken_by_every_move(self, store: Store, client: redis.Redis):
+        with client.pubsub(ignore_subscribe_messages=True) as subscription:
+            subscription.subscribe(WAKE_CHANNEL)
+            subscription.get_message(timeout=5)
+            create(store)
+            start(store)
+            store.run(commands.end("c1", ended(CommandState.LOST), ttl_s=60))
+            messages = [subscription.get_message(timeout=5) for _ in range(2)]
+            assert [message["data"] for message in messages if message] == [b"c1", b"c1"]
+            assert subscription.get_message(timeout=0.05) is None
+
+
+class TestVms:
+    def test_published_vm_is_read_back(self, store: Store):
+        store.run(nodes.beat(NODE))
+        assert store.run(vms.publish(VM)) is None
+        assert store.run(vms.read(10000)) == VmView(VM, node_alive=True, last_pid=None)
+
+    def test_publishing_again_forgets_what_is_not_known_any_more(self, store: Store):
+        store.run(vms.publish(VM))
+        store.run(vms.publish(replace(VM, cpu=None)))
+        assert store.run(vms.read(10000)).vm.cpu is None
+
+    def test_node_that_does_not_beat_is_not_alive(self, store: Store):
+        store.run(vms.publish(VM))
+        assert store.run(vms.read(10000)).node_alive is False
+
+    def test_unknown_vm_is_none(self, store: Store):
+        assert store.run(vms.read(10000)) is None
+
+    def test_lists_hold_the_accounts_vms_by_vmid(self, store: Store):
+        store.run(nodes.beat(NODE))
+        for vmid, account in ((30, "acme"), (4, "acme"), (5, "other")):
+            store.run(vms.publish(replace(VM, vmid=vmid, account=account)))
+        views = store.run(vms.list_owned("acme"))
+        assert [(view.vm.vmid, view.node_alive) for view in views] == [(4, True), (30, True)]
+        assert store.run(vms.list_owned("nobody")) == ()
+
+    def test_new_owner_has_it_alone(self, store: Store):
+        store.run(vms.publish(VM))
+        store.run(vms.publish(replace(VM, account="other")))
+        assert store.run(vms.list_owned("acme")) == ()
+        assert len(store.run(vms.list_owned("other"))) == 1
+
+    def test_vmid_of_a_living_node_can_not_be_taken(self, store: Store):
+        store.run(nodes.beat(NODE))
+        store.run(vms.publish(VM))
+        assert store.run(vms.publish(replace(VM, node="n2"))) == "n1"
+        assert store.run(vms.read(10000)).vm.node == "n1"
+        store.run(nodes.leave("n1"))
+        assert store.run(vms.publish(replace(VM, node="n2"))) is None
+
+    def test_only_its_node_removes_it(self, store: Store):
+        store.run(vms.publish(VM))
+        store.run(vms.remove(10000, "n2"))
+        assert store.run(vms.read(10000)) is not None
+        store.run(vms.remove(10000, "n1"))
+        assert store.run(vms.read(10000)) is None
+        assert store.run(vms.list_owned("acme")) == ()
+
+
+class TestNodes:
+    def test_node_is_listed_while_it_beats(self, store: Store, client: redis.Redis):
+        store.run(nodes.beat(replace(NODE, name="n2")))
+        store.run(nodes.beat(NODE))
+        assert store.run(nodes.list_alive()) == (NODE, replace(NODE, name="n2"))
+        assert 0 < client.ttl("ownup:node:n1") <= nodes.TTL_S
+        store.run(nodes.leave("n1"))
+        assert [node.name for node in store.run(nodes.list_alive())] == ["n2"]
+
+    def test_beat_tells_whether_the_store_is_new_to_the_node(self, store: Store, client: redis.Redis):
+        assert store.run(nodes.beat(NODE)) is True
+        assert store.run(nodes.beat(NODE)) is False
+        client.flushall()
+        assert store.run(nodes.beat(NODE)) is True
+
+
+class TestJobs:
+    def test_job_goes_from_queued_to_completed(self, store: Store, client: redis.Redis):
+        assert store.run(jobs.create(JOB, start_within_s=60)) is True
+        queued = store.run(jobs.find(JOB.id))
+        assert replace(queued, start_by=NOW) == JOB
+        assert store.run(jobs.list_open("n1")) == (JOB.id,)
+        running = store.run(jobs.start(JOB.id))
+        assert (running.state, running.started_at is None) == (JobState.RUNNING, False)
+        store.run(jobs.progress(JOB.id, 30, "waiting"))
+        assert (store.run(jobs.find(JOB.id)).progress, store.run(jobs.find(JOB.id)).message) == (30, "waiting")
+        store.run(jobs.finish(JOB.id, JobState.COMPLETED, "VM is running", NOW))
+        done = store.run(jobs.find(JOB.id))
+        assert (done.state, done.progress, done.finished_at) == (JobState.COMPLETED, 100, NOW)
+        assert store.run(jobs.list_open("n1")) == ()
+        assert 0 < client.ttl(f"ownup:job:{JOB.id}") <= jobs.TTL_S
+
+    def test_id_is_taken_once(self, store: Store):
+        assert store.run(jobs.create(JOB, start_within_s=60)) is True
+        assert store.run(jobs.create(replace(JOB, account="other"), start_within_s=60)) is False
+        assert store.run(jobs.find(JOB.id)).account == "acme"
+
+    def test_job_is_started_once(self, store: Store):
+        store.run(jobs.create(JOB, start_within_s=60))
+        assert store.run(jobs.start(JOB.id)) is not None
+        assert store.run(jobs.start(JOB.id)) is None
+
+    def test_late_or_unknown_job_is_not_started(self, store: Store):
+        assert store.run(jobs.start("start-1-1")) is None
+        store.run(jobs.create(JOB, start_within_s=-1))
+        assert store.run(jobs.start(JOB.id)) is None
+        assert store.run(jobs.find(JOB.id)).state is JobState.QUEUED
+
+    def test_ended_job_stays_as_it_ended(self, store: Store):
+        store.run(jobs.create(JOB, start_within_s=60))
+        store.run(jobs.finish(JOB.id, JobState.FAILED, "no", NOW))
+        failed = store.run(jobs.find(JOB.id))
+        assert (failed.state, failed.progress) == (JobState.FAILED, 0)
+        store.run(jobs.progress(JOB.id, 50, "on it"))
+        store.run(jobs.finish(JOB.id, JobState.COMPLETED, "yes", NOW + timedelta(seconds=1)))
+        assert store.run(jobs.find(JOB.id)) == failed
+        assert store.run(jobs.start(JOB.id)) is None
+
+
+class TestKeys:
+    def test_key_is_read_back_and_replaced_whole(self, store: Store):
+        full = replace(KEY, expires_at=NOW, revoked_at=NOW)
+        store.run(keys.save(full))
+        assert store.run(keys.find("k1")) == full
+        store.run(keys.save(KEY))
+        assert store.run(keys.find("k1")) == KEY
+        assert store.run(keys.find("k2")) is None
+
+    def test_list_is_oldest_first(self, store: Store):
+        younger = replace(KEY, id="k0", created_at=NOW + timedelta(days=1))
+        store.run(keys.save(younger))
+        store.run(keys.save(KEY))
+        assert store.run(keys.list_all()) == (KEY, younger)
+
+
+class TestRunning:
+    def test_time_is_that_of_redis(self, store: Store, client: redis.Redis):
+        seconds, micros = client.time()
+        assert 0 <= store.run(clock()).timestamp() - seconds - micros / 1e6 < 2
+
+    def test_two_calls_are_run_at_once(self, store: Store):
+        store.run(keys.save(KEY))
+        store.run(vms.publish(VM))
+        view, key = store.run_both(vms.read(10000), keys.find("k1"))
+        assert view is not None
+        assert (view.vm, key) == (VM, KEY)
+
+    async def test_event_loop_reads_the_same(self, store: Store, redis_url: str):
+        store.run(keys.save(KEY))
+        async with redis.asyncio.Redis.from_url(redis_url) as client:
+            awaited = AsyncStore(client)
+            assert await awaited.run(keys.find("k1")) == KEY
+            await awaited.run(ping())
+
+    async def test_absent_redis_is_our_own_error(self):
+        retry = Retry(NoBackoff(), 0)
+        with redis.Redis(unix_socket_path="/nowhere/redis.sock", retry=retry) as client:
+            with pytest.raises(StoreUnavailableError):
+                Store(client).run(ping())
+            with pytest.raises(StoreUnavailableError):
+                Store(client).run_both(ping(), ping())
+        async with redis.asyncio.Redis(unix_socket_path="/nowhere/redis.sock") as awaited:
+            with pytest.raises(StoreUnavailableError):
+                await AsyncStore(awaited).run(ping())

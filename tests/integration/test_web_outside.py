@@ -1,0 +1,173 @@
+"""What lies around the faces: OpenAPI document, documentation page, health; and facts that hold for every route."""
+
+import re
+from typing import Any
+
+import pytest
+from openapi_spec_validator import validate
+
+from app import docs
+from app.access import Scope
+from tests.web import EXEC, Web
+
+PUBLIC = {
+    "/": "leads to the documentation",
+    "/docs": "documentation",
+    "/docs/assets/<name>": "documentation",
+    "/openapi/v1.json": "documentation",
+    "/healthz": "health",
+    "/readyz": "health",
+}
+
+
+def test_every_route_declares_a_scope_or_is_public(web: Web):
+    unguarded = {
+        rule.rule
+        for rule in web.app.url_map.iter_rules()
+        if not getattr(web.app.view_functions[rule.endpoint], "required_scopes", None)
+    }
+    assert unguarded == set(PUBLIC)
+
+
+def test_routes_are_those_of_the_contract_with_their_scopes(web: Web):
+    routes = {
+        (method, rule.rule): web.app.view_functions[rule.endpoint].required_scopes
+        for rule in web.app.url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+        if rule.rule not in PUBLIC
+    }
+    assert routes == {
+        ("GET", "/api/vm"): {Scope.READ_VM},
+        ("GET", "/api/vm/<vmid>/status"): {Scope.READ_VM},
+        ("POST", "/api/vm/<vmid>/status"): {Scope.POWER_VM},
+        ("GET", "/api/vm/<vmid>/agent/exec"): {Scope.READ_VM, Scope.WRITE_VM},
+        ("POST", "/api/vm/<vmid>/agent/exec"): {Scope.WRITE_VM},
+        ("GET", "/api/jobs/<job_id>"): {Scope.READ_VM},
+    }
+
+
+class TestOpenApi:
+    def test_document_is_valid_openapi_3(self, web: Web):
+        document = web.http.get("/openapi/v1.json").json
+        validate(document)
+        assert document["openapi"].startswith("3.")
+
+    def test_both_ways_to_send_a_key_are_named(self, web: Web):
+        document = web.http.get("/openapi/v1.json").json
+        schemes = document["components"]["securitySchemes"]
+        assert schemes == {
+            "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            "bearer": {"type": "http", "scheme": "bearer"},
+        }
+        assert document["security"] == [{"apiKey": []}, {"bearer": []}]
+
+    def test_every_operation_names_its_errors_with_the_five_field_body(self, web: Web):
+        document = web.http.get("/openapi/v1.json").json
+        schemas = document["components"]["schemas"]
+        required = {"error", "message", "code", "timestamp", "requestId"}
+        assert set(schemas["Error"]["required"]) == required
+        assert set(schemas["Error"]["properties"]) == required | {"details"}
+        for response in document["components"]["responses"].values():
+            assert response["content"]["application/json"]["schema"]["$ref"].endswith("/Error")
+        for operation in operations(document):
+            assert {"200", "401", "403", "503"} <= set(operation["responses"])
+
+    def test_every_example_has_the_fields_of_its_schema(self, web: Web):
+        document = web.http.get("/openapi/v1.json").json
+        seen = 0
+        for operation in operations(document):
+            content = operation["responses"]["200"]["content"]["application/json"]
+            examples = [
+                entry["value"] for entry in content.get("examples", {"": {"value": content.get("example")}}).values()
+            ]
+            for example in examples:
+                check(document, content["schema"], example)
+                seen += 1
+        assert seen == 8
+
+    def test_answers_have_no_undocumented_fields(self, web: Web):
+        document = web.http.get("/openapi/v1.json").json
+        for path in ("/api/vm", "/api/vm/{vmid}/status", "/api/vm/{vmid}/agent/exec"):
+            schema = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+            check(document, schema, web.get(path.replace("{vmid}", "10000")).json)
+
+
+def operations(document: dict[str, Any]) -> list[dict[str, Any]]:
+    methods = ("get", "post")
+    return [item[method] for item in document["paths"].values() for method in methods if method in item]
+
+
+def check(document: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
+    """Hold a value against an object schema: all required fields there, no other ones."""
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    if "allOf" in schema:
+        return check(document, schema["allOf"][0], value)
+    if schema.get("type") == "array":
+        for element in value:
+            check(document, schema["items"], element)
+    if schema.get("type") == "object":
+        assert set(schema.get("required", [])) <= set(value) <= set(schema["properties"])
+        for name, member in value.items():
+            if member is not None:
+                check(document, schema["properties"][name], member)
+    return None
+
+
+class TestDocs:
+    def test_page_needs_nothing_from_elsewhere(self, web: Web):
+        page = web.http.get("/docs").text
+        addresses = re.findall(r'(?:src|href)="([^"]+)"', page)
+        assert len(addresses) == 4
+        for address in addresses:
+            asset = web.http.get(address, buffered=True)
+            assert asset.status_code == 200
+            assert len(asset.data) > 500
+        assert "http://" not in page
+        assert "https://" not in page
+
+    def test_documents_on_the_page_exist(self, web: Web):
+        for document in docs.DOCUMENTS:
+            assert document["url"] in web.http.get("/docs").text
+            assert web.http.get(document["url"]).status_code == 200
+
+    @pytest.mark.parametrize("name", ["nothing.js", "..%2f..%2f__init__.py", "%2e%2e"])
+    def test_nothing_else_is_served(self, web: Web, name: str):
+        response = web.http.get(f"/docs/assets/{name}")
+        assert response.status_code == 404
+        assert response.json["code"] == "NOT_FOUND"
+
+    def test_front_page_leads_to_the_docs(self, web: Web):
+        assert web.http.get("/").location == "/docs"
+
+
+class TestHealth:
+    def test_ready(self, web: Web):
+        assert web.http.get("/healthz").json == {"status": "ok"}
+        response = web.http.get("/readyz")
+        assert response.status_code == 200
+        assert response.json == {
+            "status": "ready",
+            "redis": True,
+            "nodes": [{"name": "node-1", "vms": 1, "brokenDefinitions": 0}],
+            "missing": [],
+        }
+
+    def test_no_node_listens(self, web: Web):
+        web.client.delete("ownup:node:node-1")
+        response = web.http.get("/readyz")
+        assert response.status_code == 503
+        assert response.json == {"status": "unavailable", "redis": True, "nodes": [], "missing": ["node"]}
+
+    def test_redis_is_away(self):
+        web = Web("unix:///nowhere/redis.sock")
+        response = web.http.get("/readyz")
+        assert response.status_code == 503
+        assert response.json == {"status": "unavailable", "redis": False, "nodes": [], "missing": ["redis"]}
+        assert web.http.get("/healthz").status_code == 200
+        web.close()
+
+
+def test_every_answer_carries_its_own_request_id(web: Web):
+    answers = [web.get(path) for path in ("/api/vm", "/api/vm", "/api/nothing", "/healthz", "/docs", EXEC)]
+    assert len({answer.headers["X-Request-Id"] for answer in answers}) == len(answers)
