@@ -220,6 +220,13 @@ async def test_closing_twice_and_waiting_for_it_is_no_error(qemu: Qemu, events: 
     await monitor.close()
 
 
+async def test_a_connected_monitor_is_not_connected_again(qemu: Qemu, events: Events) -> None:
+    async with connected(qemu.qmp, events) as monitor:
+        with pytest.raises(MonitorError, match=r"1\.qmp is already connected"):
+            await monitor.connect(TIMEOUT_S)
+        assert await monitor.run_state() == "prelaunch"
+
+
 async def test_a_broken_listener_is_not_the_connections_fault(qemu: Qemu) -> None:
     problems: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: problems.append(context))
@@ -340,13 +347,14 @@ async def test_a_path_that_no_socket_can_have_is_told(tmp_path: Path, events: Ev
     "line", [b"SSH-2.0\n", b'{"no": "greeting"}\n', b"[]\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n"]
 )
 async def test_what_is_no_qemu_is_refused_without_repeating_what_it_said(
-    tmp_path: Path, events: Events, line: bytes
+    tmp_path: Path, events: Events, line: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with peer(tmp_path / "1.qmp", line):
         monitor = Monitor(tmp_path / "1.qmp", on_event=events.add)
         with pytest.raises(MonitorError, match=r"1\.qmp is not QEMU's monitor$"):
             await monitor.connect(TIMEOUT_S)
     assert not monitor.connected
+    assert not [record for record in caplog.records if record.name.startswith(("qemu", "workers"))]
 
 
 async def test_an_endless_line_ends_the_connection(tmp_path: Path, events: Events) -> None:

@@ -95,6 +95,9 @@ class Session:
         except TimeoutError as exc:
             sock.close()
             raise AgentUnavailableError("QEMU Guest Agent does not answer") from exc
+        except (OSError, QMPError) as exc:
+            sock.close()
+            raise AgentUnavailableError("the VM's agent socket was closed by the other side") from exc
         except BaseException:
             sock.close()
             raise

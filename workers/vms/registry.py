@@ -14,6 +14,8 @@ from workers.vms.vm import Vm
 
 _log = logging.getLogger(__name__)
 
+_RESTART_S = 1.0
+
 _Stamp = tuple[int, int, int]
 
 
@@ -115,9 +117,7 @@ class Registry:
             publish=self._publish,
             guest_gone=self._guest_gone,
         )
-        task = asyncio.create_task(vm.follow())
-        task.add_done_callback(lambda done: _report(wanted.vmid, done))
-        self._vms[wanted.vmid] = (vm, task)
+        self._vms[wanted.vmid] = (vm, asyncio.create_task(_follow(vm)))
         _log.info("vm_followed", extra={"vmid": wanted.vmid, "name_": wanted.name, "account": wanted.account})
 
     def _check_unique(self, path: Path, wanted: VmDefinition) -> None:
@@ -136,6 +136,10 @@ class Registry:
         await self._forget(gone.vmid)
 
 
-def _report(vmid: int, task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and task.exception() is not None:
-        _log.error("vm_not_followed", exc_info=task.exception(), extra={"vmid": vmid})
+async def _follow(vm: Vm) -> None:
+    while True:
+        try:
+            await vm.follow()
+        except Exception:  # noqa: BLE001 - a defect met on one VM must not leave it unwatched
+            _log.exception("vm_follow_failed", extra={"vmid": vm.definition.vmid})
+            await asyncio.sleep(_RESTART_S)

@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 _Event = tuple[str, Mapping[str, Any]]
 
 AVAILABLE = "QEMU Guest Agent is available"
+_NOT_CONNECTED = "QEMU Guest Agent is not connected: it is not running in the guest, or not installed"
+_NOT_RUNNING = "VM is not running"
 
 _MONITOR_TIMEOUT_S = 5.0
 _FIRST_RETRY_S = 0.2
@@ -203,6 +205,7 @@ class Vm:
             if name == "RESET":
                 self.resets += 1
                 self.lacks_setsid = False
+                self._agent_message = _NOT_CONNECTED
                 self._guest_gone(self.definition.vmid, "the VM was reset")
                 await self.channel.reset()
             elif name == "SHUTDOWN":
@@ -237,6 +240,7 @@ class Vm:
             return
         self._status, self._port_open = VmStatus.STOPPED, None
         self._figures, self._cpus, self._maxmem_bytes = Figures(), None, None
+        self._agent_message = _NOT_RUNNING
         self._guest_gone(self.definition.vmid, reason)
         self.lacks_setsid = False
         self._agent_due.set()
@@ -263,11 +267,11 @@ class Vm:
             return await self._ask_agent_only()
         if self._status is VmStatus.STOPPED:
             await self.channel.reset()
-            return "VM is not running"
+            return _NOT_RUNNING
         if self._status is not VmStatus.RUNNING:
             return f"VM is {self._status}"
         if self._port_open is False:
-            return "QEMU Guest Agent is not connected: it is not running in the guest, or not installed"
+            return _NOT_CONNECTED
         try:
             return await self._ask_agent()
         except AgentError as exc:
@@ -279,7 +283,7 @@ class Vm:
             message = await self._ask_agent()
         except AgentAbsentError:
             self._see_stopped("the VM was stopped")
-            return "VM is not running"
+            return _NOT_RUNNING
         except AgentError as exc:
             message = str(exc)
         self._status = VmStatus.RUNNING
