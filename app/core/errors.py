@@ -23,6 +23,7 @@ which body an error gets is decided by each face, not here.
     │   └── StoreUnavailableError     Redis doesn't answer
     ├── IllegalMoveError              a record was to move where it can't
     ├── DefinitionError               a VM definition file is wrong
+    ├── SocketTakenError              another process of this host owns a VM's socket
     ├── AgentError                    the guest agent
     │   ├── AgentUnavailableError     nobody there; the request was never sent
     │   │   └── AgentAbsentError      … because nobody listens on the socket: the VM is off
@@ -236,6 +237,13 @@ class DefinitionError(OwnUpError):
 
     code = "invalid_definition"
     title = "Invalid VM definition"
+
+
+class SocketTakenError(OwnUpError):
+    """Another process of this host owns the socket, or it can't be owned."""
+
+    code = "socket_taken"
+    title = "Socket taken"
 
 
 class AgentError(OwnUpError):

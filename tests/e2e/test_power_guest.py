@@ -17,7 +17,7 @@ from lab import accel
 from lab import guest as lab_guest
 from lab.accel import Accelerator
 from lab.guest import LabGuest
-from workers.qmp.lock import SocketLock
+from workers.socket_lock import SocketLock
 from workers.settings import WorkerSettings
 from workers.vms.definition import MachineDefinition, VmDefinition
 from workers.vms.machine import Launcher, is_running, running_pid

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from app.core.errors import MonitorAbsentError, MonitorError
-from workers.qmp.lock import SocketLock
+from workers.socket_lock import SocketLock
 from workers.qmp.monitor import Monitor
 
 TIMEOUT_S = 10
@@ -270,7 +270,7 @@ async def test_a_second_monitor_is_told_who_has_the_socket_and_the_first_goes_on
 
 async def test_another_process_with_the_lock_is_named(tmp_path: Path, events: Events) -> None:
     code = (
-        "import pathlib, sys; from workers.qmp.lock import SocketLock;"
+        "import pathlib, sys; from workers.socket_lock import SocketLock;"
         f"lock = SocketLock.take(pathlib.Path({str(tmp_path / '1.qmp')!r})); print(flush=True); sys.stdin.read()"
     )
     other = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=PIPE, stdout=PIPE)

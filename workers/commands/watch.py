@@ -32,8 +32,8 @@ class Guest(Protocol):
     channel: Channel
 
     @property
-    def running(self) -> bool:
-        """Whether the VM's CPUs run, or could for all we know."""
+    def stopped(self) -> bool:
+        """Whether there is no guest any more."""
 
     async def changed(self, timeout_s: float) -> None:
         """Wait until something about the VM changes, but not for longer."""
@@ -127,7 +127,7 @@ class Watcher:
             except _AnotherLifeError:
                 return _lost("the guest agent was restarted while the command ran")
             except AgentError:
-                if not guest.running:
+                if guest.stopped:
                     return _lost("the VM stopped while the command ran")
                 if loop.time() - answered_s > self._agent_lost_s:
                     return _lost(f"the guest agent has not answered for {self._agent_lost_s:g} s")

@@ -6,16 +6,15 @@ session open (a reconnect costs the guest up to 100 ms), and opens the next one,
 """
 
 import asyncio
-import fcntl
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.core.errors import AgentError, AgentUnavailableError
+from app.core.errors import AgentError, AgentUnavailableError, SocketTakenError
 from workers.qga import identity, wire
 from workers.qga.session import Session
+from workers.socket_lock import SocketLock
 
 _TELL_GRACE_S = 0.5
 
@@ -63,7 +62,7 @@ class Channel:
         self._rpc_timeout_s = rpc_timeout_s
         self._idle_close_s = idle_close_s
         self._on_end = on_end
-        self._lock_fd: int | None = None
+        self._lock: SocketLock | None = None
         self._session: Session | None = None
         self._facts: AgentFacts | None = None
         self._opening: asyncio.Task[Session] | None = None
@@ -131,9 +130,9 @@ class Channel:
             self._opening.cancel()
             await asyncio.wait([self._opening])
         await self.reset()
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     async def _get_session(self) -> Session:
         if self._session is not None and self._session.alive:
@@ -164,19 +163,10 @@ class Channel:
         return AgentFacts(info.version, info.enabled, windows, life)
 
     def _own_socket(self) -> None:
-        if self._lock_fd is not None:
-            return
-        lock_path = self.path.with_name(self.path.name + ".lock")
         try:
-            fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as exc:
-            raise AgentUnavailableError(f"the VM's agent socket can't be locked: {exc.strerror}") from exc
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            os.close(fd)
-            raise AgentUnavailableError("another OwnUp worker holds the VM's agent socket") from exc
-        self._lock_fd = fd
+            self._lock = self._lock or SocketLock.take(self.path)
+        except SocketTakenError as exc:
+            raise AgentUnavailableError(str(exc)) from exc
 
     def _rest(self) -> None:
         if self._idle_timer is not None:

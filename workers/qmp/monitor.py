@@ -17,9 +17,9 @@ from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, Ru
 from qemu.qmp.message import Message
 from qemu.qmp.protocol import ConnectError, StateError
 
-from app.core.errors import MonitorAbsentError, MonitorError
+from app.core.errors import MonitorAbsentError, MonitorError, SocketTakenError
 from workers.qmp import process, replies
-from workers.qmp.lock import SocketLock
+from workers.socket_lock import SocketLock
 
 REPLY_LIMIT_BYTES = 16 * 1024 * 1024
 EXECUTE_TIMEOUT_S = 5.0
@@ -103,7 +103,10 @@ class Monitor:
         """
         if self._connection is not None:
             raise MonitorError(f"{self.socket_path} is already connected")
-        own_lock = SocketLock.take(self.socket_path) if lock is None else None
+        try:
+            own_lock = SocketLock.take(self.socket_path) if lock is None else None
+        except SocketTakenError as exc:
+            raise MonitorError(str(exc)) from exc
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             _connect(sock, self.socket_path)

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from app.core.errors import MonitorError, PowerError
+from app.core.errors import MonitorError, PowerError, SocketTakenError
 from workers.qmp import process
-from workers.qmp.lock import SocketLock
 from workers.qmp.monitor import Monitor
+from workers.socket_lock import SocketLock
 from workers.vms.definition import MachineDefinition, VmDefinition
 
 START_TIMEOUT_S = 10.0
@@ -222,7 +222,7 @@ async def _take_lock(qmp: Path) -> SocketLock:
     while True:
         try:
             return SocketLock.take(qmp)
-        except MonitorError as exc:
+        except SocketTakenError as exc:
             if asyncio.get_running_loop().time() > deadline_s:
                 raise PowerError(str(exc)) from exc
         await asyncio.sleep(_PAUSE_S)

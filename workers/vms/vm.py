@@ -101,6 +101,11 @@ class Vm:
         return self._status is VmStatus.RUNNING
 
     @property
+    def stopped(self) -> bool:
+        """Whether there is no guest any more."""
+        return self._status is VmStatus.STOPPED
+
+    @property
     def seen_status(self) -> VmStatus:
         """What was last seen of it; never a state that is only hoped for."""
         return self._status
@@ -163,7 +168,7 @@ class Vm:
         while True:
             try:
                 await self._with_monitor(path)
-                pause_s = _FIRST_RETRY_S
+                pause_s = 0.0
             except MonitorAbsentError:
                 self._see_stopped("the VM was stopped")
             except MonitorError as exc:
@@ -172,7 +177,7 @@ class Vm:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s if self._transition is None else _FIRST_RETRY_S):
                     await self._retry.wait()
-            pause_s = min(pause_s * 2, _LONGEST_RETRY_S)
+            pause_s = min(max(pause_s * 2, _FIRST_RETRY_S), _LONGEST_RETRY_S)
 
     async def _with_monitor(self, path: Path) -> None:
         events: asyncio.Queue[_Event] = asyncio.Queue()
@@ -190,7 +195,6 @@ class Vm:
         finally:
             self.monitor = None
             await monitor.close()
-            self._see_stopped("the VM was stopped")
 
     async def _take_events(
         self, monitor: Monitor, events: "asyncio.Queue[_Event]", ended: "asyncio.Task[None]"
@@ -230,6 +234,8 @@ class Vm:
         self._agent_due.set()
 
     def _see_monitor_error(self, exc: MonitorError) -> None:
+        if self._transition is VmStatus.STARTING:
+            return  # the launcher holds the monitor until QEMU is through with its start
         if self._status is not VmStatus.UNKNOWN or self._agent_message != str(exc):
             _log.warning("monitor_unusable", extra={"vmid": self.definition.vmid, "reason": str(exc)})
             self._status, self._agent_message = VmStatus.UNKNOWN, str(exc)

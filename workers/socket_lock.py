@@ -9,7 +9,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from app.core.errors import MonitorError
+from app.core.errors import SocketTakenError
 
 _HOLDER_BYTES = 32
 
@@ -25,19 +25,19 @@ class SocketLock:
         """Take the lock at once or not at all; it also keeps out a second holder in this same process.
 
         Raises:
-            MonitorError: Somebody else holds it (the text says who), or the file can't be made.
+            SocketTakenError: Somebody else holds it (the text says who), or the file can't be made.
         """
         path = Path(f"{socket_path}.lock")
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
-            raise MonitorError(f"{path} can't be opened: {exc.strerror}") from exc
+            raise SocketTakenError(f"{path} can't be opened: {exc.strerror}") from exc
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             holder = _holder(fd)
             os.close(fd)
-            raise MonitorError(f"{socket_path} is already used by {holder}") from exc
+            raise SocketTakenError(f"{socket_path} is already used by {holder}") from exc
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)
         return cls(fd)
