@@ -13,6 +13,7 @@ which body an error gets is decided by each face, not here.
     ├── UnauthorizedError             no key, or one that doesn't count
     ├── ForbiddenError                a good key without the scope
     ├── NotFoundError                 no such thing *for this caller*
+    ├── IdempotencyConflictError      the key was used before, with another body
     ├── VmNotRunningError             the VM is off
     ├── StartFailedError              a command that didn't get a pid
     │   ├── StartRefusedError         … and has not run
@@ -142,6 +143,16 @@ class NotFoundError(OwnUpError):
     def __init__(self, thing: str) -> None:
         self.thing = thing
         super().__init__(f"{thing} not found")
+
+
+class IdempotencyConflictError(OwnUpError):
+    """The Idempotency-Key was used before, for another request."""
+
+    code = "idempotency_conflict"
+    title = "Conflict"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used before with another body; nothing was run")
 
 
 class VmNotRunningError(OwnUpError):

@@ -3,6 +3,9 @@
 START_COMMAND = "workers.jobs.start_command"
 """Starts a command; the arguments are its record's id and its vmid."""
 
+KILL_COMMAND = "workers.jobs.kill_command"
+"""Kills a running command; the argument is its record's id."""
+
 RUN_POWER_JOB = "workers.jobs.run_power_job"
 """Carries out the power job whose id is the only argument."""
 

@@ -74,6 +74,9 @@ class Command:
         err_truncated: Standard error was longer than what is kept.
         message: Why it ended without an exit code, for people.
         agent_identity: Which life of which agent told the pid; another life's equal pid is another process.
+        timeout_s: Run deadline, counted from ``started_at``; ``None`` lets it run for ever.
+        wait_for_agent_s: How long the start may wait for the agent of a booting VM.
+        kill_requested_at: When its kill was asked for.
         key_id: The API key that asked for it.
         request_id: The HTTP request that asked for it.
     """
@@ -95,6 +98,9 @@ class Command:
     err_truncated: bool = False
     message: str | None = None
     agent_identity: str | None = None
+    timeout_s: float | None = None
+    wait_for_agent_s: float = 0.0
+    kill_requested_at: datetime | None = None
     key_id: str | None = None
     request_id: str | None = None
 
@@ -105,9 +111,15 @@ class CommandRequest:
 
     Attributes:
         line: One shell line; the guest's shell interprets it.
+        stdin: Text for its standard input; ``None`` gives it none.
+        env: Variables that are added to its environment.
+        cwd: The directory it starts in; ``None`` is the agent's own, ``/``.
     """
 
     line: str
+    stdin: str | None = None
+    env: dict[str, str] | None = None
+    cwd: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -298,5 +298,5 @@ async def test_a_socket_that_others_crowd_is_unavailable(folder):
                 client.settimeout(0)
                 with contextlib.suppress(BlockingIOError):
                     client.connect(str(folder / "agent"))
-            with pytest.raises(AgentUnavailableError, match="other programs"):
+            with pytest.raises(AgentUnavailableError):
                 await make_channel(folder / "agent", sync_timeout_s=0.3).open()

@@ -21,11 +21,25 @@ key                             type   holds
 ``ownup:job:<id>``              hash   a ``Job``
 ``ownup:key:<id>``              hash   an ``ApiKey``
 ``ownup:keys``                  set    ids of all API keys
+``ownup:idem:<a>:<vmid>:<sha>`` hash   what an ``Idempotency-Key`` stands for
 ``ownup:wake`` (channel)               ids of commands and jobs whose record has just changed
 =============================== ====== =====================================================================
 """
 
-from app.core.store import commands, jobs, keys, nodes, vms
+from app.core.store import commands, idempotency, jobs, keys, nodes, vms
 from app.core.store.calls import WAKE_CHANNEL, AsyncStore, Call, Store, ping, time
 
-__all__ = ["WAKE_CHANNEL", "AsyncStore", "Call", "Store", "commands", "jobs", "keys", "nodes", "ping", "time", "vms"]
+__all__ = [
+    "WAKE_CHANNEL",
+    "AsyncStore",
+    "Call",
+    "Store",
+    "commands",
+    "idempotency",
+    "jobs",
+    "keys",
+    "nodes",
+    "ping",
+    "time",
+    "vms",
+]

@@ -10,11 +10,12 @@ from typing import Any
 from app.core.codec import decode, encode
 from app.core.errors import IllegalMoveError
 from app.core.records import COMMAND_MOVES, Command, CommandEnd, CommandRequest, CommandState
-from app.core.store.calls import NOW, Call, flat, load_names, load_record, nothing, pairs, script
+from app.core.store.calls import NOW, Call, flat, load_names, load_record, pairs, script
 
 _CREATE = f"""
 {NOW}
 local cmd = 'ownup:cmd:' .. ARGV[1]
+if redis.call('EXISTS', cmd) == 1 then return 0 end
 redis.call('HSET', cmd, 'deliver_by', string.format('%.6f', now + tonumber(ARGV[3])), unpack(cjson.decode(ARGV[4])))
 redis.call('HSET', cmd .. ':request', unpack(cjson.decode(ARGV[5])))
 redis.call('SADD', 'ownup:node:' .. ARGV[2] .. ':open', ARGV[1])
@@ -62,6 +63,17 @@ if present[1] ~= 'queued' or present[2] or tonumber(present[3]) > now then retur
 return 1
 """
 
+_REQUEST_KILL = f"""
+{NOW}
+local id = redis.call('GET', 'ownup:pid:' .. ARGV[1] .. ':' .. ARGV[2])
+if not id then return false end
+local cmd = 'ownup:cmd:' .. id
+local present = redis.call('HMGET', cmd, 'state', 'account')
+if present[2] ~= ARGV[3] then return false end
+if present[1] == 'running' then redis.call('HSETNX', cmd, 'kill_requested_at', string.format('%.6f', now)) end
+return redis.call('HGETALL', cmd)
+"""
+
 _READ_RESULT = """
 local id = redis.call('GET', 'ownup:pid:' .. ARGV[1] .. ':' .. ARGV[2])
 if not id then return false end
@@ -98,8 +110,8 @@ class Claim:
     request: CommandRequest
 
 
-def create(command: Command, request: CommandRequest, *, deliver_within_s: float) -> Call[None]:
-    """Record a queued command; its delivery deadline is set by Redis's clock."""
+def create(command: Command, request: CommandRequest, *, deliver_within_s: float) -> Call[bool]:
+    """Record a queued command; its delivery deadline is set by Redis's clock. ``False`` says that it is there already."""
     fields = encode(command)
     del fields["deliver_by"]
     return script(
@@ -109,7 +121,7 @@ def create(command: Command, request: CommandRequest, *, deliver_within_s: float
         deliver_within_s,
         flat(fields),
         flat(encode(request)),
-        load=nothing,
+        load=bool,
     )
 
 
@@ -158,6 +170,11 @@ def end(command_id: str, end: CommandEnd, *, ttl_s: int) -> Call[None]:
         "message": end.message,
     }
     return _move(command_id, end.state, fields, ttl_s=ttl_s, out=_pack(end.stdout), err=_pack(end.stderr))
+
+
+def request_kill(vmid: int, pid: int, account: str) -> Call[Command | None]:
+    """Note that an account wants a running command killed; one that has ended stays as it is. Tells its record."""
+    return script(_REQUEST_KILL, vmid, pid, account, load=lambda reply: load_record(Command, reply))
 
 
 def is_undelivered(command_id: str) -> Call[bool]:

@@ -1,0 +1,40 @@
+"""Idempotency keys in the store: which command a repeated request means."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from app.core.store.calls import Call, script
+
+TTL_S = 24 * 3600
+"""How long a key is remembered."""
+
+_RESERVE = """
+local key = 'ownup:idem:' .. ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[3]
+if redis.call('EXISTS', key) == 0 then
+  redis.call('HSET', key, 'fingerprint', ARGV[4], 'command', ARGV[5])
+  redis.call('EXPIRE', key, ARGV[6])
+end
+return redis.call('HMGET', key, 'fingerprint', 'command')
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What an idempotency key stands for.
+
+    Attributes:
+        fingerprint: Digest of the request that used the key first.
+        command_id: The command that request made, or was about to make.
+    """
+
+    fingerprint: str
+    command_id: str
+
+
+def reserve(account: str, vmid: int, key_sha256: str, *, fingerprint: str, command_id: str) -> Call[Reservation]:
+    """Reserve a key for a command, or tell what it was reserved for before."""
+    return script(_RESERVE, account, vmid, key_sha256, fingerprint, command_id, TTL_S, load=_load)
+
+
+def _load(reply: Any) -> Reservation:
+    return Reservation(fingerprint=reply[0].decode(), command_id=reply[1].decode())
