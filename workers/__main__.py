@@ -70,7 +70,7 @@ async def _serve(settings: WorkerSettings) -> None:
             ttl_s=settings.exec_ttl_s,
             output_limit_bytes=settings.exec_output_limit_bytes,
         )
-        watcher = Watcher(outcomes, agent_lost_s=settings.agent_lost_s)
+        watcher = Watcher(outcomes, agent_lost_s=settings.agent_lost_s, kill_grace_s=settings.kill_grace_s)
         presence = Presence(redis_store)
         registry = Registry(
             settings,
@@ -88,7 +88,7 @@ async def _serve(settings: WorkerSettings) -> None:
             queue_name(settings.node_name),
             name=_worker_name(settings.node_name),
             connection=_blocking_redis(settings),
-            jobs=job_table(starter, PowerJobs(outcomes, power, registry.find)),
+            jobs=job_table(starter, watcher, PowerJobs(outcomes, power, registry.find)),
         )
         await registry.scan()
         await adopter.adopt()
@@ -107,6 +107,7 @@ async def _serve(settings: WorkerSettings) -> None:
             group.create_task(registry.follow()),
             group.create_task(presence.beat(describe, registry.records)),
             group.create_task(_sweep(adopter)),
+            group.create_task(outcomes.deliver_later()),
         ]
         _log.info("worker_ready", extra={"node": settings.node_name, "vms": len(registry)})
         await worker.serve(stop)

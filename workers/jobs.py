@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from app.core import store
 from app.core.clock import now
 from app.core.errors import PowerError
-from app.core.queues import RUN_POWER_JOB, START_COMMAND
+from app.core.queues import KILL_COMMAND, RUN_POWER_JOB, START_COMMAND
 from app.core.records import Job, JobState, PowerAction, VmStatus
 from workers.commands.outcome import Outcomes
 from workers.commands.start import Starter
+from workers.commands.watch import Watcher
 from workers.node_worker import Coroutine
 from workers.vms.power import Power
 from workers.vms.vm import Vm
@@ -27,9 +28,13 @@ _TRANSITIONS: Mapping[PowerAction, VmStatus | None] = {
 """What a VM is said to be while the action is under way."""
 
 
-def job_table(starter: Starter, power_jobs: "PowerJobs") -> Mapping[str, Coroutine]:
+def job_table(starter: Starter, watcher: Watcher, power_jobs: "PowerJobs") -> Mapping[str, Coroutine]:
     """List every job this worker knows; a job of any other name fails."""
-    return {START_COMMAND: starter.start, RUN_POWER_JOB: power_jobs.run}
+
+    async def kill_command(command_id: str) -> None:
+        watcher.kill(command_id)
+
+    return {START_COMMAND: starter.start, KILL_COMMAND: kill_command, RUN_POWER_JOB: power_jobs.run}
 
 
 class PowerJobs:

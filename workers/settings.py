@@ -45,6 +45,9 @@ class WorkerSettings:
     agent_probe_s: float = variable(
         "AGENT_PROBE_S", "10", "How often a VM without a working agent is asked again", unit="seconds", minimum=0.1
     )
+    kill_grace_s: float = variable(
+        "KILL_GRACE_S", "5", "Between TERM and KILL when a command is killed", unit="seconds", minimum=0.1
+    )
     agent_lost_s: float = variable(
         "AGENT_LOST_S", "300",
         "How long an agent may be away before the commands it was running count as lost", unit="seconds", minimum=1,

@@ -123,6 +123,21 @@ class CommandRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CommandStart:
+    """What the agent told when a command started; becomes part of its record.
+
+    Attributes:
+        pid: As in ``Command``.
+        started_at: As in ``Command``.
+        agent_identity: As in ``Command``.
+    """
+
+    pid: int
+    started_at: datetime
+    agent_identity: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CommandEnd:
     """How a command ended, as the worker found out; becomes part of its record.
 

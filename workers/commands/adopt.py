@@ -1,16 +1,20 @@
 """Taking over what an earlier worker of this node left: results, running commands, undelivered starts, power jobs."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 
 from app.core import store
 from app.core.clock import now
+from app.core.errors import StoreUnavailableError
 from app.core.records import Command, CommandEnd, CommandState, JobState
 from workers.commands.outcome import Outcomes
 from workers.commands.start import StartableGuest, Starter
 from workers.commands.watch import Running, Watcher
 
 _log = logging.getLogger(__name__)
+
+_REDIS_PAUSE_S = 0.5
 
 
 class Adopter:
@@ -35,11 +39,20 @@ class Adopter:
 
         Effect: polls go on in the guests; a queued command that was never claimed is delivered, no other is.
         """
-        await self._outcomes.deliver_spool()
+        await self._deliver_spool()
         for command in await self._open_commands():
             await self._adopt_command(command)
         for job_id in await self._outcomes.persist(store.jobs.list_open(self._node)):
             await self._adopt_job(job_id)
+
+    async def _deliver_spool(self) -> None:
+        while True:
+            try:
+                await self._outcomes.deliver_spool()
+            except StoreUnavailableError:
+                await asyncio.sleep(_REDIS_PAUSE_S)
+            else:
+                return
 
     async def sweep(self) -> None:
         """End the queued commands and jobs that nobody took in time, for instance because the web half died waiting."""
@@ -70,7 +83,17 @@ class Adopter:
         if guest is None or command.pid is None:
             _log.warning("command_without_vm", extra={"command_id": command.id, "vmid": command.vmid})
             return
-        self._watcher.watch(Running(command.id, command.vmid, command.pid, command.agent_identity), guest)
+        running = Running(
+            command_id=command.id,
+            vmid=command.vmid,
+            pid=command.pid,
+            agent_identity=command.agent_identity,
+            started_at=command.started_at or now(),
+            timeout_s=command.timeout_s,
+        )
+        self._watcher.watch(running, guest)
+        if command.kill_requested_at is not None:
+            self._watcher.kill(command.id)
 
     async def _adopt_job(self, job_id: str) -> None:
         job = await self._outcomes.persist(store.jobs.find(job_id))

@@ -1,14 +1,18 @@
-"""Writing how a command went: to the spool first where a result could be lost, to Redis until Redis has it."""
+"""Writing how a command went: to the spool first, where nothing can be lost, then to Redis.
+
+While Redis is away results stay in the spool, not in memory, and are delivered when it is back.
+"""
 
 import asyncio
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Awaitable
 from typing import TypeVar
 
 from app.core import store
 from app.core.errors import IllegalMoveError, StoreUnavailableError
-from app.core.records import CommandEnd
+from app.core.records import CommandEnd, CommandStart
 from workers.commands.spool import Spool
 
 T = TypeVar("T")
@@ -19,6 +23,8 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _SMALL_BYTES = 256 * 1024
 """Compressing and writing more than this is done beside the loop, so that other VMs don't wait."""
+_LARGE_AT_ONCE = 2
+"""How many large results are compressed at the same time: each takes up to 64 MiB meanwhile."""
 
 
 class Outcomes:
@@ -29,9 +35,11 @@ class Outcomes:
         self._spool = spool
         self._ttl_s = ttl_s
         self._output_limit_bytes = output_limit_bytes
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._left = asyncio.Event()
 
     async def persist(self, call: store.Call[T]) -> T:
-        """Run a store call, again and again while Redis is away.
+        """Run a small store call, again and again while Redis is away.
 
         Raises:
             IllegalMoveError: The record can't make this move (any more).
@@ -44,24 +52,78 @@ class Outcomes:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
-    async def end(self, command_id: str, end: CommandEnd) -> None:
-        """Record the end of a command, through the spool."""
+    async def start(self, command_id: str, start: CommandStart) -> None:
+        """Record the start of a command; while Redis is away a note of it is in the spool.
+
+        Raises:
+            IllegalMoveError: The record can't start (any more).
+        """
+        call = store.commands.start(command_id, start)
+        try:
+            await self._store.run(call)
+        except StoreUnavailableError:
+            self._spool.put_start(command_id, start)
+            await self.persist(call)
+            self._spool.remove_start(command_id)
+
+    async def end(self, command_id: str, end: CommandEnd, *, after: Awaitable[None] | None = None) -> None:
+        """Record the end of a command, through the spool; with Redis away it is delivered later.
+
+        Args:
+            command_id: Id of its record.
+            end: How it ended.
+            after: Done when the record is ready for its end; the spool doesn't wait for that.
+        """
         end = self._cut(end)
         if len(end.stdout) + len(end.stderr) > _SMALL_BYTES:
             await asyncio.to_thread(self._spool.put, command_id, end)
-            call = await asyncio.to_thread(store.commands.end, command_id, end, ttl_s=self._ttl_s)
         else:
             self._spool.put(command_id, end)
-            call = store.commands.end(command_id, end, ttl_s=self._ttl_s)
-        with contextlib.suppress(IllegalMoveError):
-            await self.persist(call)
-        self._spool.remove(command_id)
         _log.info("command_ended", extra={"command_id": command_id, "state": end.state, "exit_code": end.exit_code})
+        if after is not None:
+            await after
+        try:
+            await self._deliver(command_id, end)
+        except StoreUnavailableError:
+            self._left.set()
 
     async def deliver_spool(self) -> None:
-        """Deliver what an earlier worker left in the spool."""
-        for command_id, end in await asyncio.to_thread(lambda: list(self._spool.items())):
-            await self.end(command_id, end)
+        """Deliver everything that is in the spool now, one after another.
+
+        Raises:
+            StoreUnavailableError: Redis is away; what is left stays in the spool.
+        """
+        for command_id, start in self._spool.starts():
+            with contextlib.suppress(IllegalMoveError):
+                await self._store.run(store.commands.start(command_id, start))
+            self._spool.remove_start(command_id)
+        for command_id in await asyncio.to_thread(self._spool.ids):
+            end = await asyncio.to_thread(self._spool.get, command_id)
+            if end is not None:
+                await self._deliver(command_id, end)
+
+    async def deliver_later(self) -> None:
+        """Deliver, until cancelled, what could not be delivered at once."""
+        while True:
+            await self._left.wait()
+            self._left.clear()
+            await asyncio.sleep(_FIRST_PAUSE_S)
+            try:
+                await self.deliver_spool()
+            except StoreUnavailableError:
+                self._left.set()
+                await asyncio.sleep(_LONGEST_PAUSE_S / 2)
+
+    async def _deliver(self, command_id: str, end: CommandEnd) -> None:
+        # A record that can't move is one that Redis has already: this result was delivered before, or told too late.
+        with contextlib.suppress(IllegalMoveError):
+            if len(end.stdout) + len(end.stderr) > _SMALL_BYTES:
+                async with self._large:
+                    call = await asyncio.to_thread(store.commands.end, command_id, end, ttl_s=self._ttl_s)
+                    await self._store.run(call)
+            else:
+                await self._store.run(store.commands.end(command_id, end, ttl_s=self._ttl_s))
+        self._spool.remove(command_id)
 
     def _cut(self, end: CommandEnd) -> CommandEnd:
         limit = self._output_limit_bytes

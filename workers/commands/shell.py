@@ -35,12 +35,28 @@ class Program:
     env: Mapping[str, str] | None
 
 
-def linux_program(line: str, *, own_session: bool) -> Program:
-    """Run a line by ``/bin/sh``, in a session of its own unless the guest has no ``setsid``."""
-    shell = ("/bin/sh", "-c", *_shell_words(line))
+CANNOT_ENTER_CWD = 125
+"""Exit code where the directory to start in can't be entered; the shell's own words are on standard error."""
+
+
+def linux_program(
+    line: str, *, own_session: bool, env: Mapping[str, str] | None = None, cwd: str | None = None
+) -> Program:
+    """Run a line by ``/bin/sh``, in a session of its own unless the guest has no ``setsid``.
+
+    Args:
+        line: The shell line.
+        own_session: Whether to run it through ``setsid``.
+        env: Variables on top of ``ENVIRONMENT``.
+        cwd: Directory to start in; ``None`` is the agent's own.
+    """
+    shell: tuple[str, ...] = ("/bin/sh", "-c", *_shell_words(line))
+    if cwd is not None:
+        shell = ("/bin/sh", "-c", f'cd -- "$0" || exit {CANNOT_ENTER_CWD}; exec "$@"', cwd, *shell)
+    environment = {**ENVIRONMENT, **(env or {})}
     if own_session:
-        return Program("setsid", shell, ENVIRONMENT)
-    return Program(shell[0], shell[1:], ENVIRONMENT)
+        return Program("setsid", shell, environment)
+    return Program(shell[0], shell[1:], environment)
 
 
 def windows_program(line: str) -> Program:

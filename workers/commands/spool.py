@@ -8,16 +8,16 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from app.core.records import CommandEnd, CommandState
+from app.core.records import CommandEnd, CommandStart, CommandState
 
 _log = logging.getLogger(__name__)
 
 _SUFFIX = ".result"
+_START_SUFFIX = ".start"
 
 
 class Spool:
@@ -29,26 +29,51 @@ class Spool:
 
     def put(self, command_id: str, end: CommandEnd) -> None:
         """Write a result; it appears whole or not at all."""
-        path = self._path(command_id)
-        partial = path.with_suffix(".partial")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_dump_head(end))
-            file.write(end.stdout)
-            file.write(end.stderr)
-        partial.rename(path)
+        self._write(self._path(command_id), _dump_head(end), end.stdout, end.stderr)
 
     def remove(self, command_id: str) -> None:
         """Forget a result that Redis has."""
         self._path(command_id).unlink(missing_ok=True)
 
-    def items(self) -> Iterator[tuple[str, CommandEnd]]:
-        """Read every result that is still here; an unreadable file is reported and left alone."""
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
-            try:
-                yield path.stem, _load(path.read_bytes())
-            except (OSError, ValueError, KeyError, TypeError):
-                _log.exception("spool_file_unreadable", extra={"command_id": path.stem})
+    def put_start(self, command_id: str, start: CommandStart) -> None:
+        """Note the start of a command that Redis doesn't know yet."""
+        fields = {"pid": start.pid, "started_at": start.started_at.isoformat(), "agent_identity": start.agent_identity}
+        self._write(self._folder / f"{command_id}{_START_SUFFIX}", json.dumps(fields).encode())
+
+    def remove_start(self, command_id: str) -> None:
+        """Forget a start that Redis knows."""
+        (self._folder / f"{command_id}{_START_SUFFIX}").unlink(missing_ok=True)
+
+    def starts(self) -> list[tuple[str, CommandStart]]:
+        """Read every start that is still here."""
+        notes = []
+        for path in sorted(self._folder.glob(f"*{_START_SUFFIX}")):
+            fields = json.loads(path.read_bytes())
+            fields["started_at"] = datetime.fromisoformat(fields["started_at"])
+            notes.append((path.stem, CommandStart(**fields)))
+        return notes
+
+    def ids(self) -> list[str]:
+        """List the commands whose results are still here."""
+        return sorted(path.stem for path in self._folder.glob(f"*{_SUFFIX}"))
+
+    def get(self, command_id: str) -> CommandEnd | None:
+        """Read a result; an unreadable file is reported and left alone."""
+        try:
+            return _load(self._path(command_id).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            _log.exception("spool_file_unreadable", extra={"command_id": command_id})
+            return None
+
+    @staticmethod
+    def _write(path: Path, *parts: bytes) -> None:
+        partial = path.with_name(f"{path.name}.partial")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(parts)
+        partial.rename(path)
 
     def _path(self, command_id: str) -> Path:
         return self._folder / f"{command_id}{_SUFFIX}"

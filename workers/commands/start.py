@@ -15,7 +15,7 @@ from app.core.errors import (
     AgentUnavailableError,
     IllegalMoveError,
 )
-from app.core.records import CommandEnd, CommandState
+from app.core.records import CommandEnd, CommandRequest, CommandStart, CommandState
 from workers.commands import shell
 from workers.commands.outcome import Outcomes
 from workers.commands.watch import Guest, Running, Watcher
@@ -23,6 +23,8 @@ from workers.qga import wire
 from workers.qga.channel import AgentFacts
 
 _log = logging.getLogger(__name__)
+
+_AGENT_PAUSE_S = 1.0
 
 
 class StartableGuest(Guest, Protocol):
@@ -59,7 +61,7 @@ class Starter:
         """
         try:
             guest = self._get_guest(vmid)
-            facts = await guest.channel.open()
+            facts = await self._open(command_id, guest)
             _check_allowed(facts)
         except AgentError as exc:
             await self._end(command_id, CommandState.FAILED, str(exc))
@@ -70,6 +72,28 @@ class Starter:
             return
         await self._send(claim, guest, facts)
 
+    async def _open(self, command_id: str, guest: StartableGuest) -> AgentFacts:
+        """Open the channel, and where the command says so wait for the agent of a booting VM.
+
+        Raises:
+            AgentUnavailableError: There is no agent, or none came in time.
+        """
+        try:
+            return await guest.channel.open()
+        except AgentUnavailableError:
+            command = await self._outcomes.persist(store.commands.find(command_id))
+            if command is None or command.wait_for_agent_s <= 0:
+                raise
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + command.wait_for_agent_s
+        while True:
+            await guest.changed(min(_AGENT_PAUSE_S, max(deadline_s - loop.time(), 0.0)))
+            try:
+                return await guest.channel.open()
+            except AgentUnavailableError:
+                if loop.time() > deadline_s:
+                    raise
+
     async def expire_if_undelivered(self, command_id: str) -> None:
         """End a command that nobody claimed before its delivery deadline."""
         if await self._outcomes.persist(store.commands.is_undelivered(command_id)):
@@ -78,42 +102,50 @@ class Starter:
     async def _send(self, claim: store.commands.Claim, guest: StartableGuest, facts: AgentFacts) -> None:
         command = claim.command
         try:
-            pid = await self._execute(claim.request.line, guest, facts)
+            pid = await self._execute(claim.request, guest, facts)
         except (AgentRefusedError, AgentUnavailableError) as exc:
             await self._end(command.id, CommandState.FAILED, str(exc))
         except (AgentSilentError, AgentProtocolError) as exc:
             await self._end(command.id, CommandState.UNKNOWN, f"The command may have run: {exc}")
         else:
-            running = Running(command.id, command.vmid, pid, facts.identity)
+            running = Running(
+                command_id=command.id,
+                vmid=command.vmid,
+                pid=pid,
+                agent_identity=facts.identity,
+                started_at=now(),
+                timeout_s=command.timeout_s,
+            )
             recorded = asyncio.ensure_future(self._record_running(running))
             self._watcher.watch(running, guest, recorded=recorded)
             await recorded
             extra = {"command_id": command.id, "vmid": command.vmid, "pid": pid, "request_id": command.request_id}
             _log.info("command_started", extra=extra)
 
-    async def _execute(self, line: str, guest: StartableGuest, facts: AgentFacts) -> int:
+    async def _execute(self, request: CommandRequest, guest: StartableGuest, facts: AgentFacts) -> int:
         if facts.windows:
-            return await self._guest_exec(shell.windows_program(line), guest)
+            return await self._guest_exec(_windows_program(request), request, guest)
+        plain = shell.linux_program(request.line, own_session=False, env=request.env, cwd=request.cwd)
         if guest.lacks_setsid:
-            return await self._guest_exec(shell.linux_program(line, own_session=False), guest)
+            return await self._guest_exec(plain, request, guest)
+        apart = shell.linux_program(request.line, own_session=True, env=request.env, cwd=request.cwd)
         try:
-            return await self._guest_exec(shell.linux_program(line, own_session=True), guest)
+            return await self._guest_exec(apart, request, guest)
         except AgentRefusedError:
             # Refused means that nothing ran. Where the plain shell starts, it was setsid that is missing.
-            pid = await self._guest_exec(shell.linux_program(line, own_session=False), guest)
+            pid = await self._guest_exec(plain, request, guest)
             guest.lacks_setsid = True
             return pid
 
-    async def _guest_exec(self, program: shell.Program, guest: StartableGuest) -> int:
-        arguments = wire.dump_exec(program.path, program.args, program.env)
+    async def _guest_exec(self, program: shell.Program, request: CommandRequest, guest: StartableGuest) -> int:
+        stdin = None if request.stdin is None else request.stdin.encode()
+        arguments = wire.dump_exec(program.path, program.args, program.env, stdin=stdin)
         return wire.load_pid(await guest.channel.call("guest-exec", arguments, timeout_s=self._rpc_timeout_s))
 
     async def _record_running(self, running: Running) -> None:
-        call = store.commands.start(
-            running.command_id, pid=running.pid, started_at=now(), agent_identity=running.agent_identity
-        )
+        start = CommandStart(pid=running.pid, started_at=running.started_at, agent_identity=running.agent_identity)
         try:
-            await self._outcomes.persist(call)
+            await self._outcomes.start(running.command_id, start)
         except IllegalMoveError:
             _log.exception("command_started_late", extra={"command_id": running.command_id, "vmid": running.vmid})
 
@@ -130,3 +162,9 @@ class Starter:
 def _check_allowed(facts: AgentFacts) -> None:
     if not facts.enabled >= {"guest-exec", "guest-exec-status"}:
         raise AgentUnavailableError("guest-exec is disabled in the guest's QEMU Guest Agent")
+
+
+def _windows_program(request: CommandRequest) -> shell.Program:
+    if request.env is not None or request.cwd is not None:
+        raise AgentUnavailableError("env and cwd are not supported for Windows guests; put them into the command")
+    return shell.windows_program(request.line)

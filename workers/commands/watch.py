@@ -1,18 +1,21 @@
-"""Watching running commands: polled until they end, and never longer than their agent lives.
+"""Watching running commands: polled until they end, killed when they must, and never longer than their agent lives.
 
 Source: guest-exec-status tells nothing while a command runs, frees the result with the first call that sees the end,
 and knows only the pids of the agent's present life.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import datetime
+from typing import Any, Protocol
 
 from app.core.clock import now
 from app.core.errors import AgentError, AgentProtocolError, AgentRefusedError
 from app.core.records import CommandEnd, CommandState
+from workers.commands.kill import Killing
 from workers.commands.outcome import Outcomes
 from workers.qga import wire
 from workers.qga.channel import Channel
@@ -39,7 +42,7 @@ class Guest(Protocol):
         """Wait until something about the VM changes, but not for longer."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """A command that runs in a guest.
 
@@ -48,26 +51,31 @@ class Running:
         vmid: Its VM.
         pid: Its process id in the guest.
         agent_identity: Which life of which agent told the pid, if it could be told.
+        started_at: When the pid was told.
+        timeout_s: Run deadline, counted from ``started_at``.
     """
 
     command_id: str
     vmid: int
     pid: int
     agent_identity: str | None
+    started_at: datetime
+    timeout_s: float | None = None
 
 
 class Watcher:
     """Follows every running command of the node, each in a task of its own."""
 
-    def __init__(self, outcomes: Outcomes, *, agent_lost_s: float) -> None:
+    def __init__(self, outcomes: Outcomes, *, agent_lost_s: float, kill_grace_s: float) -> None:
         self._outcomes = outcomes
         self._agent_lost_s = agent_lost_s
+        self._kill_grace_s = kill_grace_s
+        self._follows: dict[str, _Follow] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._searches: dict[str, tuple[Running, asyncio.Task[CommandEnd]]] = {}
 
     def is_watching(self, command_id: str) -> bool:
         """Tell whether a command is being followed."""
-        return command_id in self._tasks
+        return command_id in self._follows
 
     def watch(self, running: Running, guest: Guest, *, recorded: Awaitable[None] | None = None) -> None:
         """Follow a command to its end; the first poll goes out at once.
@@ -77,15 +85,27 @@ class Watcher:
             guest: The VM it runs in.
             recorded: Done when the record says ``running``; its end is written after that, never before.
         """
-        task = asyncio.create_task(self._follow(running, guest, recorded))
+        self._lose_namesakes(running)
+        follow = _Follow(running, guest, agent_lost_s=self._agent_lost_s, kill_grace_s=self._kill_grace_s)
+        self._follows[running.command_id] = follow
+        task = asyncio.create_task(self._see_to_end(follow, recorded))
         self._tasks[running.command_id] = task
         task.add_done_callback(lambda done: self._forget(running, done))
 
+    def kill(self, command_id: str) -> None:
+        """Kill a command on request; does nothing for one that isn't followed (any more).
+
+        Effect: ends the command's process group in the guest.
+        """
+        follow = self._follows.get(command_id)
+        if follow is not None:
+            follow.kill(CommandState.CANCELLED)
+
     def lose(self, vmid: int, reason: str) -> None:
         """End every command of a VM as lost: the guest that ran them is gone."""
-        for running, search in list(self._searches.values()):
-            if running.vmid == vmid:
-                search.cancel(reason)
+        for follow in list(self._follows.values()):
+            if follow.running.vmid == vmid:
+                follow.lose(reason)
 
     async def close(self) -> None:
         """Stop following; the records stay ``running`` for the next worker."""
@@ -94,58 +114,180 @@ class Watcher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _follow(self, running: Running, guest: Guest, recorded: Awaitable[None] | None) -> None:
-        end = await self._search(running, guest)
-        if recorded is not None:
-            await recorded
-        await self._outcomes.end(running.command_id, end)
+    def _lose_namesakes(self, running: Running) -> None:
+        """End what had the same pid in the same VM: the agent has given the pid anew, so that process is gone."""
+        for follow in list(self._follows.values()):
+            other = follow.running
+            if (other.vmid, other.pid) == (running.vmid, running.pid) and other.command_id != running.command_id:
+                follow.lose("the guest gave its process id to another command")
 
-    async def _search(self, running: Running, guest: Guest) -> CommandEnd:
-        # A task of its own, because only the search may be broken off by lose(): a result once found is never dropped.
-        search = asyncio.create_task(self._find_end(running, guest))
-        self._searches[running.command_id] = (running, search)
-        try:
-            return await search
-        except asyncio.CancelledError as exc:
-            if not search.cancelled() or not exc.args:
-                search.cancel()
-                raise
-            return _lost(str(exc.args[0]))
-        finally:
-            del self._searches[running.command_id]
-
-    async def _find_end(self, running: Running, guest: Guest) -> CommandEnd:
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        answered_s = began_s
-        while True:
-            try:
-                status = await _ask(running, guest)
-                answered_s = loop.time()
-            except (AgentRefusedError, AgentProtocolError) as exc:
-                return _lost(f"the guest agent no longer has the result ({exc})")
-            except _AnotherLifeError:
-                return _lost("the guest agent was restarted while the command ran")
-            except AgentError:
-                if guest.stopped:
-                    return _lost("the VM stopped while the command ran")
-                if loop.time() - answered_s > self._agent_lost_s:
-                    return _lost(f"the guest agent has not answered for {self._agent_lost_s:g} s")
-                await guest.changed(_LONGEST_PAUSE_S)
-                continue
-            if status.exited:
-                return _exited(status)
-            await asyncio.sleep(poll_pause_s(loop.time() - began_s))
+    async def _see_to_end(self, follow: "_Follow", recorded: Awaitable[None] | None) -> None:
+        end = await follow.find_end()
+        await self._outcomes.end(follow.running.command_id, end, after=recorded)
 
     def _forget(self, running: Running, task: asyncio.Task[None]) -> None:
         self._tasks.pop(running.command_id, None)
+        self._follows.pop(running.command_id, None)
         if not task.cancelled() and task.exception() is not None:
             extra = {"command_id": running.command_id, "vmid": running.vmid}
             _log.error("watch_failed", exc_info=task.exception(), extra=extra)
 
 
-class _AnotherLifeError(Exception):
-    """The agent that answers is not the one that told the pid."""
+class _LostError(Exception):
+    """What became of the command can't be found out any more; the text says why."""
+
+
+class _Follow:
+    """One command, from its pid to its end."""
+
+    def __init__(self, running: Running, guest: Guest, *, agent_lost_s: float, kill_grace_s: float) -> None:
+        self.running = running
+        self._guest = guest
+        self._agent_lost_s = agent_lost_s
+        self._kill_grace_s = kill_grace_s
+        self._search: asyncio.Task[CommandEnd] | None = None
+        self._loss = ""
+        self._ending: CommandState | None = None
+        self._killing: Killing | None = None
+        self._killer: asyncio.Task[None] | None = None
+        self._nudge = asyncio.Event()
+
+    async def find_end(self) -> CommandEnd:
+        """Find out how the command ends. A result once found is not dropped, whatever else happens.
+
+        Raises:
+            CancelledError: The worker stops; the command goes on.
+        """
+        self._search = asyncio.create_task(self._poll())
+        if self._loss:
+            self._search.cancel(self._loss)
+        try:
+            return await self._search
+        except _LostError as exc:
+            return _lost(str(exc))
+        except asyncio.CancelledError:
+            self._search.cancel()
+            if self._loss and self._search.cancelled():
+                return _lost(self._loss)
+            raise
+        finally:
+            if self._killer is not None:
+                self._killer.cancel()
+
+    def lose(self, reason: str) -> None:
+        """Break the search off: there is nothing left to find."""
+        self._loss = self._loss or reason
+        if self._search is not None:
+            self._search.cancel()
+
+    def kill(self, ending: CommandState) -> None:
+        """Begin to kill the command; its record will end as ``ending``. A kill under way goes on as it was."""
+        if self._ending is None:
+            self._ending = ending
+            self._killing = Killing(self._guest, self.running.pid, grace_s=self._kill_grace_s)
+            self._killer = asyncio.create_task(self._killing.run())
+            self._nudge.set()
+
+    async def _poll(self) -> CommandEnd:
+        loop = asyncio.get_running_loop()
+        since_s = answered_s = loop.time()
+        while True:
+            self._check_deadline()
+            status = await self._ask(answered_s)
+            if status is None:
+                await self._guest.changed(_LONGEST_PAUSE_S)
+                continue
+            answered_s = loop.time()
+            if status.exited:
+                return self._exited(status)
+            if self._killer is not None and self._killer.done():
+                return self._unended()
+            if await self._pause(poll_pause_s(answered_s - since_s)):
+                since_s = answered_s
+
+    async def _ask(self, answered_s: float) -> wire.ExecStatus | None:
+        """Ask once.
+
+        Args:
+            answered_s: When the agent last answered, by the loop's clock.
+
+        Returns:
+            What the agent said; ``None`` if it couldn't be asked this time.
+
+        Raises:
+            _LostError: It never will say.
+        """
+        try:
+            return wire.load_exec_status(await self._ask_status())
+        except AgentProtocolError as exc:
+            raise _LostError(f"the guest agent's answer can't be read ({exc})") from exc
+        except AgentError as exc:
+            away_s = asyncio.get_running_loop().time() - answered_s
+            if _has_forgotten(exc):
+                raise _LostError(f"the guest agent no longer has the result ({exc})") from exc
+            if self._guest.stopped:
+                raise _LostError("the VM stopped while the command ran") from exc
+            if away_s > self._agent_lost_s and not isinstance(exc, AgentRefusedError):
+                raise _LostError(f"the guest agent has not answered for {away_s:.0f} s") from exc
+        return None
+
+    async def _ask_status(self) -> Any:
+        # open() and call() follow each other without giving way to the loop while a session is open, so the session
+        # that is asked is the one whose identity was looked at.
+        channel, told = self._guest.channel, self.running.agent_identity
+        facts = await channel.open()
+        if facts.identity != told and facts.identity is not None and told is not None:
+            raise _LostError("the guest agent was restarted while the command ran")
+        return await channel.call("guest-exec-status", {"pid": self.running.pid}, timeout_s=_FETCH_TIMEOUT_S)
+
+    async def _pause(self, pause_s: float) -> bool:
+        """Wait before the next poll.
+
+        Returns:
+            Whether a kill has just begun, so that polling starts over at its fastest.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(pause_s, max(self._left_s(), 0.0))):
+                await self._nudge.wait()
+                self._nudge.clear()
+                return True
+        return False
+
+    def _left_s(self) -> float:
+        if self.running.timeout_s is None or self._ending is not None:
+            return _LONGEST_PAUSE_S
+        return self.running.timeout_s - (now() - self.running.started_at).total_seconds()
+
+    def _check_deadline(self) -> None:
+        if self._left_s() <= 0:
+            self.kill(CommandState.TIMED_OUT)
+
+    def _exited(self, status: wire.ExecStatus) -> CommandEnd:
+        killed = self._killing is not None and self._killing.hit
+        return CommandEnd(
+            state=self._ending if killed and self._ending is not None else CommandState.EXITED,
+            ended_at=now(),
+            exit_code=status.exit_code,
+            signal=status.signal,
+            stdout=status.stdout,
+            stderr=status.stderr,
+            out_truncated=status.out_truncated,
+            err_truncated=status.err_truncated,
+            message=self._kill_message() if killed else None,
+        )
+
+    def _unended(self) -> CommandEnd:
+        """Describe a command whose group was killed, and whose output another process holds open all the same."""
+        return CommandEnd(
+            state=self._ending or CommandState.CANCELLED,
+            ended_at=now(),
+            message=f"{self._kill_message()}; a process that left the group holds its output open, which is lost",
+        )
+
+    def _kill_message(self) -> str:
+        if self._ending is CommandState.TIMED_OUT:
+            return f"Command ran longer than its timeout of {self.running.timeout_s:g} s; its process group was killed"
+        return "Command was cancelled; its process group was killed"
 
 
 def poll_pause_s(elapsed_s: float) -> float:
@@ -153,27 +295,13 @@ def poll_pause_s(elapsed_s: float) -> float:
     return min(max(elapsed_s * _SHARE_OF_ELAPSED, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S)
 
 
-async def _ask(running: Running, guest: Guest) -> wire.ExecStatus:
-    # open() and call() follow each other without giving way to the loop while a session is open, so the session that
-    # is asked is the one whose identity was looked at.
-    facts = await guest.channel.open()
-    if None not in {facts.identity, running.agent_identity} and facts.identity != running.agent_identity:
-        raise _AnotherLifeError
-    reply = await guest.channel.call("guest-exec-status", {"pid": running.pid}, timeout_s=_FETCH_TIMEOUT_S)
-    return wire.load_exec_status(reply)
+def _has_forgotten(exc: AgentError) -> bool:
+    """Tell whether the agent said that it knows no such pid.
 
-
-def _exited(status: wire.ExecStatus) -> CommandEnd:
-    return CommandEnd(
-        state=CommandState.EXITED,
-        ended_at=now(),
-        exit_code=status.exit_code,
-        signal=status.signal,
-        stdout=status.stdout,
-        stderr=status.stderr,
-        out_truncated=status.out_truncated,
-        err_truncated=status.err_truncated,
-    )
+    Source: a frozen guest refuses guest-exec-status as well, until it is thawed, with the class CommandNotFound; then
+    the result is still there.
+    """
+    return isinstance(exc, AgentRefusedError) and exc.error_class != "CommandNotFound"
 
 
 def _lost(reason: str) -> CommandEnd:

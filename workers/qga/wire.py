@@ -131,17 +131,22 @@ class AgentInfo:
     enabled: frozenset[str]
 
 
-def dump_exec(path: str, args: Sequence[str], env: Mapping[str, str] | None) -> dict[str, object]:
+def dump_exec(
+    path: str, args: Sequence[str], env: Mapping[str, str] | None, *, stdin: bytes | None = None
+) -> dict[str, object]:
     """Write the arguments of guest-exec.
 
     Args:
         path: Program; looked up in PATH of ``env`` if there is one. No shell.
         args: Its arguments, without the program itself. Linux takes at most 128 KiB each.
         env: Replaces the whole environment; ``None`` inherits the agent's.
+        stdin: Given all at once, then the end; ``None`` is ``/dev/null``.
     """
     arguments: dict[str, object] = {"path": path, "arg": list(args), "capture-output": True}
     if env is not None:
         arguments["env"] = [f"{name}={value}" for name, value in env.items()]
+    if stdin is not None:
+        arguments["input-data"] = base64.b64encode(stdin).decode()
     return arguments
 
 

@@ -3,13 +3,12 @@
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.core.codec import decode, encode
 from app.core.errors import IllegalMoveError
-from app.core.records import COMMAND_MOVES, Command, CommandEnd, CommandRequest, CommandState
+from app.core.records import COMMAND_MOVES, Command, CommandEnd, CommandRequest, CommandStart, CommandState
 from app.core.store.calls import NOW, Call, flat, load_names, load_record, pairs, script
 
 _CREATE = f"""
@@ -111,7 +110,7 @@ class Claim:
 
 
 def create(command: Command, request: CommandRequest, *, deliver_within_s: float) -> Call[bool]:
-    """Record a queued command; its delivery deadline is set by Redis's clock. ``False`` says that it is there already."""
+    """Record a queued command; its delivery deadline is set by Redis's clock. ``False``: it is there already."""
     fields = encode(command)
     del fields["deliver_by"]
     return script(
@@ -139,19 +138,13 @@ def claim(command_id: str) -> Call[Claim | None]:
     return script(_CLAIM, command_id, load=_load_claim)
 
 
-def start(command_id: str, *, pid: int, started_at: datetime, agent_identity: str | None) -> Call[None]:
+def start(command_id: str, start: CommandStart) -> Call[None]:
     """Move a command to ``running`` with its pid and wake whoever waits for it.
 
     Raises:
         IllegalMoveError: (when the reply is read) the command is not queued.
     """
-    fields = {
-        "state": CommandState.RUNNING,
-        "pid": pid,
-        "started_at": started_at,
-        "agent_identity": agent_identity,
-    }
-    return _move(command_id, CommandState.RUNNING, fields)
+    return _move(command_id, CommandState.RUNNING, {"state": CommandState.RUNNING, **asdict(start)})
 
 
 def end(command_id: str, end: CommandEnd, *, ttl_s: int) -> Call[None]:
