@@ -6,12 +6,20 @@ after every new subscription everybody is woken once.
 
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import redis
 
+from app.core.errors import StoreUnavailableError
 from app.core.store import WAKE_CHANNEL
+
+T = TypeVar("T")
+
+REREAD_S = 1.0
+"""A waiter reads the record at least this often, whatever wake-ups come."""
 
 _LOG = logging.getLogger(__name__)
 _LISTEN_S = 0.2
@@ -25,7 +33,7 @@ class Wakeups:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._lock = threading.Lock()
-        self._waiters: dict[str, threading.Event] = {}
+        self._waiters: dict[str, set[threading.Event]] = {}
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
 
@@ -33,23 +41,30 @@ class Wakeups:
     def expect(self, record_id: str) -> Iterator[threading.Event]:
         """Give an event that is set whenever the record may have changed, for as long as the block runs.
 
-        To miss nothing, enter the block before anybody can change the record.
+        Many may wait for one record; each has its own event. To miss nothing, enter the block before anybody can
+        change the record, or read the record after entering it.
         """
         event = threading.Event()
         with self._lock:
-            self._waiters[record_id] = event
+            self._waiters.setdefault(record_id, set()).add(event)
             self._ensure_listener()
         try:
             yield event
         finally:
-            with self._lock:
-                del self._waiters[record_id]
+            self._forget(record_id, event)
 
     def close(self) -> None:
         """End the subscription."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join()
+
+    def _forget(self, record_id: str, event: threading.Event) -> None:
+        with self._lock:
+            events = self._waiters[record_id]
+            events.remove(event)
+            if not events:
+                del self._waiters[record_id]
 
     def _ensure_listener(self) -> None:
         """Start the listening thread: at the first wait and not earlier, because a fork would not carry it over."""
@@ -77,13 +92,36 @@ class Wakeups:
 
     def _wake(self, record_id: str) -> None:
         with self._lock:
-            event = self._waiters.get(record_id)
-        if event is not None:
-            event.set()
+            for event in self._waiters.get(record_id, ()):
+                event.set()
 
     def _wake_all(self) -> None:
         """Make everybody look: what changed before the subscription stood was told to nobody."""
         with self._lock:
-            events = list(self._waiters.values())
-        for event in events:
-            event.set()
+            for events in self._waiters.values():
+                for event in events:
+                    event.set()
+
+
+def wait(woken: threading.Event, timeout_s: float, look: Callable[[], T | None]) -> T | None:
+    """Look at a record after every wake-up, until there is something to see. An absence of Redis is sat out.
+
+    Args:
+        woken: As ``Wakeups.expect`` gives it.
+        timeout_s: How long to wait at most.
+        look: Reads the record; ``None`` goes on waiting.
+
+    Returns:
+        What ``look`` saw, ``None`` if it saw nothing in time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while (left_s := deadline_s - time.monotonic()) > 0:
+        woken.wait(min(REREAD_S, left_s))
+        woken.clear()
+        try:
+            seen = look()
+        except StoreUnavailableError:
+            continue
+        if seen is not None:
+            return seen
+    return None

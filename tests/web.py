@@ -16,7 +16,7 @@ from app.access import Scope, issue_key
 from app.core import clock
 from app.core.env import load
 from app.core.queues import START_COMMAND, queue_name
-from app.core.records import CommandEnd, CommandState, Node, Vm, VmStatus
+from app.core.records import CommandEnd, CommandStart, CommandState, Node, Vm, VmStatus
 from app.core.store import Store, commands, keys, nodes, vms
 from app.core.store.commands import Claim
 from app.factory import connect, create_app
@@ -144,7 +144,9 @@ def tells_pid(pid: int) -> Answer:
     """Make an answer of a worker: the command has started."""
 
     def answer(store: Store, claim: Claim) -> None:
-        store.run(commands.start(claim.command.id, pid=pid, started_at=clock.now(), agent_identity="agent-1"))
+        store.run(
+            commands.start(claim.command.id, CommandStart(pid=pid, started_at=clock.now(), agent_identity="agent-1"))
+        )
 
     return answer
 

@@ -6,10 +6,11 @@ import fcntl
 import logging
 import os
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 import redis
 import redis.asyncio
@@ -29,7 +30,7 @@ from workers.commands.start import Starter
 from workers.commands.watch import Watcher
 from workers.jobs import PowerJobs, job_table
 from workers.node_worker import NodeWorker
-from workers.presence import Presence
+from workers.presence import Presence, worker_name
 from workers.settings import WorkerSettings
 from workers.vms.machine import Launcher
 from workers.vms.power import Patience, Power
@@ -52,72 +53,128 @@ def main() -> int:
         logs.configure(settings.log_level)
         logging.getLogger("rq.worker").setLevel(logging.WARNING)
         with _only_one(settings):
-            asyncio.run(_serve(settings))
+            asyncio.run(_run(settings))
     except OwnUpError as exc:
         sys.stderr.write(f"ownup worker: {exc}\n")
         return 1
     return 0
 
 
-async def _serve(settings: WorkerSettings) -> None:
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a worker consists of."""
+
+    settings: WorkerSettings
+    began: datetime
+    outcomes: Outcomes
+    watcher: Watcher
+    presence: Presence
+    registry: Registry
+    adopter: Adopter
+    rq_worker: NodeWorker
+
+    def describe_node(self) -> Node:
+        """Write down what the heartbeat says."""
+        return Node(
+            name=self.settings.node_name,
+            worker=self.rq_worker.name,
+            vms=len(self.registry),
+            broken_definitions=self.registry.broken,
+            since=self.began,
+        )
+
+
+def _build(settings: WorkerSettings, redis_store: store.AsyncStore) -> _Parts:
+    outcomes = Outcomes(
+        redis_store,
+        Spool(settings.spool_dir),
+        ttl_s=settings.exec_ttl_s,
+        output_limit_bytes=settings.exec_output_limit_bytes,
+    )
+    watcher = Watcher(outcomes, agent_lost_s=settings.agent_lost_s, kill_grace_s=settings.kill_grace_s)
+    presence = Presence(redis_store)
+    registry = Registry(
+        settings,
+        publish=presence.publish,
+        forget=lambda vmid: outcomes.persist(store.vms.remove(vmid, settings.node_name)),
+        guest_gone=watcher.lose,
+    )
+    starter = Starter(outcomes, watcher, registry.find, rpc_timeout_s=settings.agent_rpc_timeout_s)
+    launcher = Launcher(binary=settings.qemu_binary, accel=settings.qemu_accel)
+    power_jobs = PowerJobs(outcomes, Power(launcher, Patience(guest_s=settings.shutdown_timeout_s)), registry.find)
+    return _Parts(
+        settings=settings,
+        began=now(),
+        outcomes=outcomes,
+        watcher=watcher,
+        presence=presence,
+        registry=registry,
+        adopter=Adopter(settings.node_name, outcomes, starter, watcher, registry.find),
+        rq_worker=NodeWorker(
+            queue_name(settings.node_name),
+            name=worker_name(settings.node_name),
+            connection=_blocking_redis(settings),
+            jobs=job_table(starter, watcher, power_jobs),
+        ),
+    )
+
+
+async def _run(settings: WorkerSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with _store(settings) as redis_store, asyncio.TaskGroup() as group:
-        outcomes = Outcomes(
-            redis_store,
-            Spool(settings.spool_dir),
-            ttl_s=settings.exec_ttl_s,
-            output_limit_bytes=settings.exec_output_limit_bytes,
-        )
-        watcher = Watcher(outcomes, agent_lost_s=settings.agent_lost_s, kill_grace_s=settings.kill_grace_s)
-        presence = Presence(redis_store)
-        registry = Registry(
-            settings,
-            publish=presence.publish,
-            forget=lambda vmid: outcomes.persist(store.vms.remove(vmid, settings.node_name)),
-            guest_gone=watcher.lose,
-        )
-        starter = Starter(redis_store, outcomes, watcher, registry.find, rpc_timeout_s=settings.agent_rpc_timeout_s)
-        power = Power(
-            Launcher(binary=settings.qemu_binary, accel=settings.qemu_accel),
-            Patience(guest_s=settings.shutdown_timeout_s),
-        )
-        adopter = Adopter(settings.node_name, outcomes, starter, watcher, registry.find)
-        worker = NodeWorker(
-            queue_name(settings.node_name),
-            name=_worker_name(settings.node_name),
-            connection=_blocking_redis(settings),
-            jobs=job_table(starter, watcher, PowerJobs(outcomes, power, registry.find)),
-        )
-        await registry.scan()
-        await adopter.adopt()
-        began = now()
+    async with _store(settings) as redis_store:
+        parts = _build(settings, redis_store)
+        await parts.presence.take_node(parts.describe_node())
+        try:
+            await _serve(parts, stop)
+        finally:
+            await parts.watcher.close()
+            await parts.registry.close()
+            with contextlib.suppress(OwnUpError):
+                await redis_store.run(store.nodes.leave(settings.node_name))
+            _log.info("worker_stopped", extra={"node": settings.node_name})
 
-        def describe() -> Node:
-            return Node(
-                name=settings.node_name,
-                worker=worker.name,
-                vms=len(registry),
-                broken_definitions=registry.broken,
-                since=began,
-            )
 
-        tasks = [
-            group.create_task(registry.follow()),
-            group.create_task(presence.beat(describe, registry.records)),
-            group.create_task(_sweep(adopter)),
-            group.create_task(outcomes.deliver_later()),
-        ]
-        _log.info("worker_ready", extra={"node": settings.node_name, "vms": len(registry)})
-        await worker.serve(stop)
-        for task in tasks:
-            task.cancel()
-        await watcher.close()
-        await registry.close()
-        with contextlib.suppress(OwnUpError):
-            await redis_store.run(store.nodes.leave(settings.node_name))
-        _log.info("worker_stopped", extra={"node": settings.node_name})
+async def _serve(parts: _Parts, stop: asyncio.Event) -> None:
+    """Work until ``stop`` is set, or until something that must not end has ended."""
+    await parts.registry.scan()
+    await _alongside(
+        _work(parts, stop),
+        stop,
+        parts.presence.beat(parts.describe_node, parts.registry.records),
+        parts.registry.follow(),
+        parts.outcomes.deliver_later(),
+        _sweep(parts.adopter),
+    )
+
+
+async def _work(parts: _Parts, stop: asyncio.Event) -> None:
+    adopting = asyncio.create_task(parts.adopter.adopt())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({adopting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not adopting.done():
+        adopting.cancel()
+        return
+    adopting.result()
+    _log.info("worker_ready", extra={"node": parts.settings.node_name, "vms": len(parts.registry)})
+    await parts.rq_worker.serve(stop)
+
+
+async def _alongside(work: Coroutine[Any, Any, None], stop: asyncio.Event, *endless: Coroutine[Any, Any, None]) -> None:
+    """Run work to its end and endless things beside it; one of those that ends stops the work, and is raised."""
+    working = asyncio.create_task(work)
+    others = [asyncio.create_task(part) for part in endless]
+    await asyncio.wait({working, *others}, return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    await asyncio.wait({working})
+    failed = [task for task in others if task.done()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    for task in (*failed, working):
+        task.result()
 
 
 async def _sweep(adopter: Adopter) -> None:
@@ -150,10 +207,6 @@ def _blocking_redis(settings: WorkerSettings) -> "redis.Redis":
     )
 
 
-def _worker_name(node: str) -> str:
-    return f"{node}.{socket.gethostname()}.{os.getpid()}"
-
-
 @contextlib.contextmanager
 def _only_one(settings: WorkerSettings) -> Iterator[None]:
     """Hold the node on this host: a second worker for the same spool would deliver and adopt what is ours.
@@ -162,8 +215,7 @@ def _only_one(settings: WorkerSettings) -> Iterator[None]:
         SettingsError: Another worker holds it.
     """
     settings.spool_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = Path(settings.spool_dir) / "worker.lock"
-    with path.open("w") as file:
+    with (settings.spool_dir / "worker.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:

@@ -77,7 +77,8 @@ class NodeWorker(BaseWorker):
     async def serve(self, stop: asyncio.Event) -> None:
         """Take and await jobs until ``stop`` is set; then finish what is under way, for a while."""
         loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._register)
+        if not await self._enter(stop):
+            return
         bookkeeper = threading.Thread(target=self._keep_books, name="rq-books", daemon=True)
         dequeuer = threading.Thread(target=self._dequeue, args=(loop,), name="rq-dequeue", daemon=True)
         bookkeeper.start()
@@ -91,6 +92,17 @@ class NodeWorker(BaseWorker):
             self._books.put(None)
             await asyncio.to_thread(bookkeeper.join)
             await asyncio.to_thread(self._unregister)
+
+    async def _enter(self, stop: asyncio.Event) -> bool:
+        """Register with RQ, as soon as Redis is there; ``False`` if it is to stop before that."""
+        while not stop.is_set():
+            try:
+                await asyncio.to_thread(self._register)
+            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
+                await asyncio.sleep(_RECONNECT_S)
+            else:
+                return True
+        return False
 
     # --- on the loop --------------------------------------------------------------------------------------------------
 

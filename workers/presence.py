@@ -2,16 +2,20 @@
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from app.core import store
-from app.core.errors import StoreUnavailableError
+from app.core.errors import SettingsError, StoreUnavailableError
 from app.core.records import Node
 from app.core.records import Vm as VmRecord
 
 _log = logging.getLogger(__name__)
 
 _BEAT_S = 3.0
+_RETRY_S = 0.5
 
 
 class Presence:
@@ -35,16 +39,57 @@ class Presence:
             self._conflicts[vm.vmid] = other
             _log.error("vmid_taken_by_another_node", extra={"vmid": vm.vmid, "other_node": other})
 
+    async def take_node(self, node: Node) -> None:
+        """Become the worker that speaks for a node; waits a while for the heartbeat of one that died elsewhere.
+
+        Raises:
+            SettingsError: Another worker speaks for it.
+        """
+        deadline_s = asyncio.get_running_loop().time() + store.nodes.TTL_S + _BEAT_S
+        dead = ""
+        while True:
+            other = await self._find_other(node, dead)
+            if other is None:
+                return
+            dead = other if is_dead(other) else ""
+            if not dead and asyncio.get_running_loop().time() > deadline_s:
+                raise SettingsError(f"worker {other} already speaks for NODE_NAME={node.name}: give each host its own")
+            await asyncio.sleep(0 if dead else _RETRY_S)
+
     async def beat(self, describe: Callable[[], Node], vms: Callable[[], Iterable[VmRecord]]) -> None:
-        """Beat until cancelled."""
+        """Beat until cancelled.
+
+        Raises:
+            SettingsError: Another worker speaks for this node now; this one must not go on.
+        """
         while True:
             try:
-                is_new = await self._store.run(store.nodes.beat(describe()))
+                beat = await self._store.run(store.nodes.beat(describe()))
             except StoreUnavailableError:
                 self._missed = True
             else:
-                if is_new or self._missed:
+                if beat.taken_by is not None:
+                    raise SettingsError(f"worker {beat.taken_by} speaks for this node now: this one ends")
+                if beat.is_news or self._missed:
                     self._missed = False
                     for vm in vms():
                         await self.publish(vm)
             await asyncio.sleep(_BEAT_S)
+
+    async def _find_other(self, node: Node, dead: str) -> str | None:
+        try:
+            return (await self._store.run(store.nodes.beat(node, instead_of=dead))).taken_by
+        except StoreUnavailableError:
+            self._missed = True
+            return None  # the road to Redis is looked at again with the next beat
+
+
+def worker_name(node: str) -> str:
+    """Name this process among all workers: the node, the host and the process id."""
+    return f"{node}@{socket.gethostname()}:{os.getpid()}"
+
+
+def is_dead(worker: str) -> bool:
+    """Tell whether a worker of this name is known to be dead: it was on this host, and its process isn't there."""
+    host, _, pid = worker.rpartition("@")[2].rpartition(":")
+    return host == socket.gethostname() and not Path(f"/proc/{pid}").exists()

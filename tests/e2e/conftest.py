@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,6 +158,22 @@ class Stack:
     def printed(self) -> str:
         """Everything that all its programs have printed."""
         return (self.var_dir / "printed").read_text()
+
+    def console(self, vmid: int) -> str:
+        """Everything that a guest has written to its console."""
+        sockets = definitions.socket_dir(self.var_dir, os.environ)
+        return (sockets / f"{vmid}.qmp.console").read_text(errors="replace")
+
+    def freeze(self, vmid: int, programs: str, *, thaw_after_s: float | None = None) -> None:
+        """Stop programs in a guest in their tracks, and wait until they stand still. As they are not dead, nobody in
+        the guest starts them again.
+        """
+        mark = f"frozen {uuid.uuid4()}"
+        pids = f"$(pidof {programs})"
+        thaw = f"sleep {thaw_after_s:g}; kill -CONT {pids}" if thaw_after_s else ":"
+        line = f"(sleep 0.2; kill -STOP {pids}; echo {mark} >/dev/console; {thaw}) >/dev/null 2>&1 &"
+        assert self.client.run(vmid, line)["exitcode"] == 0
+        until(10, f"{programs} stand still in VM {vmid}", lambda: mark in self.console(vmid))
 
     def relatives(self) -> set[str]:
         """Name the living processes that were told of this VAR_DIR."""

@@ -18,6 +18,7 @@ from app.core.records import (
     Command,
     CommandEnd,
     CommandRequest,
+    CommandStart,
     CommandState,
     Job,
     JobState,
@@ -93,7 +94,7 @@ def create(store: Store, command: Command = COMMAND, *, deliver_within_s: float 
 
 
 def start(store: Store, command_id: str = "c1", pid: int = 42) -> None:
-    store.run(commands.start(command_id, pid=pid, started_at=NOW, agent_identity="life-1"))
+    store.run(commands.start(command_id, CommandStart(pid=pid, started_at=NOW, agent_identity="life-1")))
 
 
 class TestCommands:

@@ -150,6 +150,21 @@ async def test_a_vm_that_turns_out_to_run_was_not_started() -> None:
     assert (await run(vm, PowerAction.START))[0] == "the VM was already running"
 
 
+async def test_a_qemu_that_is_still_on_its_way_out_is_waited_for(sleeper: "subprocess.Popen[bytes]") -> None:
+    vm = Vm(VmStatus.STOPPED)
+    vm.qemu_pid = sleeper.pid
+    ended: list[bool] = []
+
+    def starts() -> None:
+        ended.append(sleeper.poll() is not None)
+        vm.runs()
+
+    vm.effects["start"] = starts
+    asyncio.get_running_loop().call_later(0.05, sleeper.kill)
+    assert (await run(vm, PowerAction.START))[0] == "the VM was started"
+    assert ended == [True]
+
+
 async def test_a_paused_vm_is_not_started() -> None:
     vm = Vm(VmStatus.PAUSED)
     assert "the VM is paused, not stopped" in await refusal(vm, PowerAction.START)

@@ -33,6 +33,7 @@ class Adopter:
         self._starter = starter
         self._watcher = watcher
         self._find_vm = find_vm
+        self._starts: list[asyncio.Task[None]] = []
 
     async def adopt(self) -> None:
         """Take over everything, once, before the first RQ job is taken.
@@ -72,7 +73,8 @@ class Adopter:
 
     async def _adopt_command(self, command: Command) -> None:
         if command.state is CommandState.QUEUED and command.sent_at is None:
-            await self._starter.start(command.id, command.vmid)
+            # Not waited for: one agent that doesn't answer must not hold up the rest of the node.
+            self._starts.append(asyncio.create_task(self._starter.start(command.id, command.vmid)))
         elif command.state is CommandState.QUEUED:
             await self._end(command, CommandState.UNKNOWN, "The worker died while sending it: it may have run")
         elif command.state is CommandState.RUNNING:

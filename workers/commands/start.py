@@ -38,14 +38,12 @@ class Starter:
 
     def __init__(
         self,
-        redis_store: store.AsyncStore,
         outcomes: Outcomes,
         watcher: Watcher,
         find_vm: Callable[[int], StartableGuest | None],
         *,
         rpc_timeout_s: float,
     ) -> None:
-        self._store = redis_store
         self._outcomes = outcomes
         self._watcher = watcher
         self._find_vm = find_vm

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.core.errors import AgentError, AgentUnavailableError, SocketTakenError
+from app.core.errors import AgentProtocolError, AgentUnavailableError, SocketTakenError
 from workers.qga import identity, wire
 from workers.qga.session import Session
 from workers.socket_lock import SocketLock
 
 _TELL_GRACE_S = 0.5
+_SHUN_S = 5.0
+"""How long an agent that doesn't speak the protocol is left alone, so that it can't keep the worker busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Channel:
         rpc_timeout_s: float,
         idle_close_s: float,
         on_end: Callable[[], None],
+        long_replies: asyncio.Semaphore | None = None,
     ) -> None:
         """Describe the channel; nothing is opened yet.
 
@@ -56,12 +59,15 @@ class Channel:
             rpc_timeout_s: For each of the questions that opening asks.
             idle_close_s: Let the socket go after so long without a call, for other software; 0 keeps it.
             on_end: Called when a session that had been open has ended.
+            long_replies: How many long replies all channels that share it read at the same time; ``None`` is one here.
         """
         self.path = path
         self._sync_timeout_s = sync_timeout_s
         self._rpc_timeout_s = rpc_timeout_s
         self._idle_close_s = idle_close_s
         self._on_end = on_end
+        self._long_replies = long_replies or asyncio.Semaphore(1)
+        self._shunned_until_s = 0.0
         self._lock: SocketLock | None = None
         self._session: Session | None = None
         self._facts: AgentFacts | None = None
@@ -145,14 +151,27 @@ class Channel:
     async def _open_session(self) -> Session:
         await self.reset()
         self._own_socket()
-        session = await Session.open(self.path, timeout_s=self._sync_timeout_s, on_end=self._on_end)
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._shunned_until_s:
+            raise AgentUnavailableError("the QEMU Guest Agent sent what no agent sends; it is left alone for a while")
         try:
-            self._facts = await self._ask_facts(session)
-        except AgentError:
-            await session.close()
+            session = await self._synchronise()
+        except AgentProtocolError:
+            self._shunned_until_s = loop.time() + _SHUN_S
             raise
         self._session = session
         self._rest()
+        return session
+
+    async def _synchronise(self) -> Session:
+        session = await Session.open(
+            self.path, timeout_s=self._sync_timeout_s, long_replies=self._long_replies, on_end=self._on_end
+        )
+        try:
+            self._facts = await self._ask_facts(session)
+        except BaseException:
+            await session.close()
+            raise
         return session
 
     async def _ask_facts(self, session: Session) -> AgentFacts:

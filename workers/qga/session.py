@@ -29,6 +29,10 @@ from workers.qga import wire
 
 _CHUNK_BYTES = 64 * 1024
 _CLOSE_TIMEOUT_S = 1.0
+_LONG_REPLY_TIMEOUT_S = 30.0
+"""For one long reply, once it is its turn: 64 MiB at the 9 MB/s of an emulated guest take 8 s."""
+_STRAYS_LIMIT = 1000
+"""How many replies to nobody a session takes: late ones are normal, a flood isn't."""
 
 _silent = logging.getLogger("workers.qga.silent")
 _silent.addHandler(logging.NullHandler())
@@ -42,9 +46,11 @@ class _AgentClient(QMPClient):
     with a random part. Stock logging prints whole messages; ours prints none.
     """
 
-    def __init__(self) -> None:
-        super().__init__(readbuflen=wire.REPLY_LIMIT_BYTES)
+    def __init__(self, long_replies: asyncio.Semaphore) -> None:
+        super().__init__(readbuflen=wire.SMALL_REPLY_BYTES)
         self.logger = _silent
+        self._long_replies = long_replies
+        self._strays = 0
         self.await_greeting = False
         self.negotiate = False
         self._id_prefix = secrets.token_hex(8)
@@ -52,6 +58,30 @@ class _AgentClient(QMPClient):
     def _get_exec_id(self) -> str:
         self._execute_id += 1
         return f"{self._id_prefix}-{self._execute_id}"
+
+    async def _do_recv(self) -> Message:
+        if self._reader is None:
+            raise EOFError
+        try:
+            line = await self._reader.readuntil(b"\n")
+        except asyncio.IncompleteReadError as exc:
+            raise EOFError from exc
+        except asyncio.LimitOverrunError:
+            # Few at a time on the whole node, and not for long: this is what bounds the worker's memory.
+            async with self._long_replies, asyncio.timeout(_LONG_REPLY_TIMEOUT_S):
+                return _parsed(await _read_long_line(self._reader))
+        return _parsed(line)
+
+    async def _on_message(self, msg: Message) -> None:
+        request_id = msg.get("id")
+        if request_id is None and "error" in msg:
+            raise AgentProtocolError("the agent could not read a request")
+        if isinstance(request_id, str) and request_id in self._pending:
+            await super()._on_message(msg)
+            return
+        self._strays += 1
+        if self._strays > _STRAYS_LIMIT:
+            raise AgentProtocolError("the agent sends what nobody asked for")
 
     def _cb_inbound(self, msg: Message) -> Message:
         return msg
@@ -69,7 +99,9 @@ class Session:
         self._watcher = asyncio.create_task(self._watch(on_end))
 
     @classmethod
-    async def open(cls, path: Path, *, timeout_s: float, on_end: Callable[[], None]) -> "Session":
+    async def open(
+        cls, path: Path, *, timeout_s: float, long_replies: asyncio.Semaphore, on_end: Callable[[], None]
+    ) -> "Session":
         """Connect and synchronise.
 
         The raw socket is synchronised first and handed over then, because QMPClient's reader breaks on 0xFF and takes
@@ -78,6 +110,7 @@ class Session:
         Args:
             path: The agent socket.
             timeout_s: For connecting and synchronising together.
+            long_replies: How many long replies the whole node reads at the same time.
             on_end: Called once when the connection ends, whoever ended it.
 
         Raises:
@@ -90,7 +123,7 @@ class Session:
             async with asyncio.timeout(timeout_s):
                 _connect(sock, path)
                 await _synchronise(sock)
-                client = _AgentClient()
+                client = _AgentClient(long_replies)
                 await client.connect(sock)
         except TimeoutError as exc:
             sock.close()
@@ -167,9 +200,28 @@ class Session:
         while self._client.runstate is Runstate.RUNNING:
             await self._client.runstate_changed()
         # disconnect() raises once more whatever ended the connection, and must be called to free the client.
-        with contextlib.suppress(QMPError, OSError, EOFError, ValueError, RecursionError):
+        with contextlib.suppress(Exception):
             await self._client.disconnect()
         on_end()
+
+
+def _parsed(line: bytes) -> Message:
+    wire.check_reply(line)
+    return Message(line, eager=True)
+
+
+async def _read_long_line(reader: asyncio.StreamReader) -> bytes:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        try:
+            line += await reader.readuntil(b"\n")
+        except asyncio.LimitOverrunError as exc:
+            line += await reader.readexactly(exc.consumed)
+        except asyncio.IncompleteReadError as exc:
+            raise EOFError from exc
+        if len(line) > wire.REPLY_LIMIT_BYTES:
+            raise AgentProtocolError("the agent's reply is too long")
+    return bytes(line)
 
 
 def _connect(sock: socket.socket, path: Path) -> None:

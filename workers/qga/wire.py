@@ -20,8 +20,17 @@ SENTINEL = b"\xff"
 STREAM_LIMIT_BYTES = 16 * 1024 * 1024
 """qemu-ga keeps this much of each output stream, reads on and throws the rest away."""
 
+SMALL_REPLY_BYTES = 256 * 1024
+"""Replies up to here are read at any time; longer ones, which hold output or a file, a few at a time."""
+
 REPLY_LIMIT_BYTES = 64 * 1024 * 1024
 """The longest reply line: two full streams are about 45 MiB of base64."""
+
+JUNK_LIMIT_BYTES = 96 * 1024 * 1024
+"""How much may come before the reply to a sync: one reply to an earlier client, and a good deal more."""
+
+_LONG_REPLY_VALUES = 64
+"""How many values a long reply may hold. Without this, 64 MiB of ``[],`` would become gigabytes of lists."""
 
 _SYNC_LINE_LIMIT_BYTES = 4096
 
@@ -59,8 +68,10 @@ class SyncScanner:
             Whether the session is now synchronised.
 
         Raises:
-            AgentProtocolError: Bytes follow the reply, though nothing was asked yet.
+            AgentProtocolError: Bytes follow the reply, though nothing was asked yet; or the junk has no end.
         """
+        if self.discarded_bytes > JUNK_LIMIT_BYTES:
+            raise AgentProtocolError("the agent sends without end")
         parts = data.splitlines(keepends=True)
         for position, part in enumerate(parts, start=1):
             if self._take(part):
@@ -129,6 +140,18 @@ class AgentInfo:
 
     version: str
     enabled: frozenset[str]
+
+
+def check_reply(line: bytes) -> None:
+    """Check what a reply would cost, before it is parsed: long is only what holds long strings.
+
+    Raises:
+        AgentProtocolError: It is too long, or holds too many values for its length.
+    """
+    if len(line) > REPLY_LIMIT_BYTES:
+        raise AgentProtocolError("the agent's reply is too long")
+    if len(line) > SMALL_REPLY_BYTES and sum(map(line.count, (b"[", b"{", b","))) > _LONG_REPLY_VALUES:
+        raise AgentProtocolError("the agent's reply holds too many values")
 
 
 def dump_exec(

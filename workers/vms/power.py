@@ -135,11 +135,19 @@ class Power:
         if vm.seen_status is VmStatus.RUNNING:
             return "the VM was already running"
         await report(10, "starting QEMU")
+        await self._let_exit(vm)
         started = await self._launcher.start(vm.definition)
         await report(80, "QEMU runs")
         if not await vm.wait_until(_is_running, self._patience.seen_s):
             raise PowerError(f"QEMU runs, but the VM does not: it is {vm.seen_status}")
         return "the VM was started" if started else "the VM was already running"
+
+    async def _let_exit(self, vm: PowerVm) -> None:
+        """Wait for a QEMU whose guest has just powered off: it tells so before it exits, and isn't the one to start."""
+        if _is_stopped(vm):
+            with _hold(_find_pid(vm)) as qemu:
+                if qemu is not None:
+                    await qemu.wait_ended(self._patience.quit_s)
 
     async def _stop(self, vm: PowerVm, report: Report) -> str:
         if _is_stopped(vm):

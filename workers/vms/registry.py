@@ -15,6 +15,8 @@ from workers.vms.vm import Vm
 _log = logging.getLogger(__name__)
 
 _RESTART_S = 1.0
+_LONG_REPLIES = 2
+"""How many results of megabytes the node reads at the same time: each may take some 200 MB meanwhile."""
 
 _Stamp = tuple[int, int, int]
 
@@ -42,6 +44,7 @@ class Registry:
         self._publish = publish
         self._forget = forget
         self._guest_gone = guest_gone
+        self._long_replies = asyncio.Semaphore(_LONG_REPLIES)
         self._stamps: dict[Path, _Stamp] = {}
         self._definitions: dict[Path, VmDefinition] = {}
         self._broken: dict[Path, str] = {}
@@ -115,6 +118,7 @@ class Registry:
             wanted,
             self._settings,
             publish=self._publish,
+            long_replies=self._long_replies,
             guest_gone=self._guest_gone,
         )
         self._vms[wanted.vmid] = (vm, asyncio.create_task(_follow(vm)))

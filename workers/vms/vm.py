@@ -58,6 +58,7 @@ class Vm:
         *,
         publish: Callable[[VmRecord], Awaitable[None]],
         guest_gone: Callable[[int, str], None],
+        long_replies: asyncio.Semaphore | None = None,
     ) -> None:
         """Describe the VM; nothing is opened before ``follow``.
 
@@ -65,6 +66,7 @@ class Vm:
             definition: What its file says.
             settings: The worker's.
             publish: Takes every new state.
+            long_replies: As for ``Channel``.
             guest_gone: Told when the system in the VM has ended (stopped, reset), with the reason.
         """
         self.definition = definition
@@ -76,6 +78,7 @@ class Vm:
             rpc_timeout_s=settings.agent_rpc_timeout_s,
             idle_close_s=settings.agent_idle_close_s,
             on_end=self._touch,
+            long_replies=long_replies,
         )
         self.monitor: Monitor | None = None
         self._settings = settings
@@ -195,6 +198,7 @@ class Vm:
         finally:
             self.monitor = None
             await monitor.close()
+            self._tell()
 
     async def _take_events(
         self, monitor: Monitor, events: "asyncio.Queue[_Event]", ended: "asyncio.Task[None]"
@@ -315,8 +319,10 @@ class Vm:
             if sampler is None or sampler.pid != self.qemu_pid:
                 machine = self.definition.machine
                 sampler = Sampler(self.qemu_pid, nics=machine.nics if machine else ())
-            self._figures = await sampler.sample(monitor, cpus=self._cpus)
-            self._tell()
+            figures = await sampler.sample(monitor, cpus=self._cpus)
+            if self.monitor is monitor and not self.stopped:  # else they are history, and were taken back meanwhile
+                self._figures = figures
+                self._tell()
             await asyncio.sleep(self._settings.figures_s)
 
     # --- telling ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Nodes in the store: a node is alive while its worker beats."""
 
 import json
+from dataclasses import dataclass
+from typing import Any
 
 from app.core.codec import decode, encode
 from app.core.records import Node
@@ -11,14 +13,36 @@ TTL_S = 10
 
 
 _BEAT = """
-redis.call('SET', 'ownup:node:' .. ARGV[1], ARGV[2], 'EX', ARGV[3])
+local key = 'ownup:node:' .. ARGV[1]
+local present = redis.call('GET', key)
+local worker = present and cjson.decode(present).worker
+if worker and worker ~= ARGV[4] and worker ~= ARGV[5] then return worker end
+redis.call('SET', key, ARGV[2], 'EX', ARGV[3])
 return redis.call('SADD', 'ownup:nodes', ARGV[1])
 """
 
 
-def beat(node: Node) -> Call[bool]:
-    """Say that a node's worker is alive, for the next ``TTL_S`` seconds; tells whether the store has never seen it."""
-    return script(_BEAT, node.name, json.dumps(encode(node)), TTL_S, load=bool)
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a heartbeat met.
+
+    Attributes:
+        taken_by: The other worker that speaks for this node, if there is one; then nothing was written.
+        is_news: Whether the store has never seen this node, or has forgotten all it knew.
+    """
+
+    taken_by: str | None
+    is_news: bool
+
+
+def beat(node: Node, *, instead_of: str = "") -> Call[Beat]:
+    """Say that a node's worker is alive, for the next ``TTL_S`` seconds.
+
+    Args:
+        node: The node, with the worker that speaks for it.
+        instead_of: Another worker that is known to be dead, whose place this one takes at once.
+    """
+    return script(_BEAT, node.name, json.dumps(encode(node)), TTL_S, node.worker, instead_of, load=_load_beat)
 
 
 def leave(node: str) -> Call[None]:
@@ -43,3 +67,7 @@ def list_alive() -> Call[tuple[Node, ...]]:
 
 def _load_node(body: bytes) -> Node:
     return decode(Node, {name.encode(): value.encode() for name, value in json.loads(body).items()})
+
+
+def _load_beat(reply: Any) -> Beat:
+    return Beat(taken_by=reply.decode() if isinstance(reply, bytes) else None, is_news=reply == 1)
