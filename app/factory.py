@@ -13,11 +13,13 @@ from app.access import Access
 from app.api.json_text import CompactJson
 from app.api.v1 import agent_exec, jobs, vms
 from app.api.v1.face import BASE, create_api
+from app.commands import Commands
 from app.core.clock import now
 from app.core.store import Store
 from app.dispatch import Dispatch
 from app.guard import Guard
 from app.inventory import Inventory
+from app.power_jobs import PowerJobs
 from app.services import Services, install
 from app.settings import WebSettings
 from app.wakeups import Wakeups
@@ -42,9 +44,10 @@ def create_app(
     """
     client = redis_client or connect(settings)
     store = Store(client)
-    dispatch = Dispatch(
+    dispatch = Dispatch(client)
+    commands = Commands(
         store=store,
-        client=client,
+        dispatch=dispatch,
         guard=guard or Guard.from_files(settings.guard_rules_files),
         wakeups=wakeups or Wakeups(client),
         settings=settings,
@@ -55,7 +58,8 @@ def create_app(
         store=store,
         access=Access(store, clock),
         inventory=Inventory(store),
-        dispatch=dispatch,
+        commands=commands,
+        power_jobs=PowerJobs(store, dispatch, settings, clock),
         clock=clock,
     )
     return _flask_app(services)

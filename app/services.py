@@ -8,9 +8,10 @@ from typing import cast
 from flask import Flask, current_app
 
 from app.access import Access
+from app.commands import Commands
 from app.core.store import Store
-from app.dispatch import Dispatch
 from app.inventory import Inventory
+from app.power_jobs import PowerJobs
 from app.settings import WebSettings
 
 _EXTENSION = "ownup"
@@ -24,7 +25,8 @@ class Services:
     store: Store
     access: Access
     inventory: Inventory
-    dispatch: Dispatch
+    commands: Commands
+    power_jobs: PowerJobs
     clock: Callable[[], datetime]
 
 

@@ -38,6 +38,13 @@ class WebSettings:
     exec_ttl_s: int = variable(
         "EXEC_TTL_S", "86400", "How long the result of a command can be read again.", unit="seconds", minimum=1
     )
+    exec_kill_wait_s: float = variable(
+        "EXEC_KILL_WAIT_S",
+        "12",
+        "How long a request to kill a command waits for its end: TERM, 5 seconds, KILL, and a little.",
+        unit="seconds",
+        minimum=0,
+    )
     job_start_timeout_s: float = variable(
         "JOB_START_TIMEOUT_S",
         "60",

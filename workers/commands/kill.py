@@ -6,6 +6,7 @@ a session of its own has left the group and is not reached.
 """
 
 import asyncio
+import contextlib
 import logging
 from typing import Protocol
 
@@ -81,12 +82,18 @@ class Killing:
         self._guest = guest
         self._pid = pid
         self._grace_s = grace_s
-        self.hit = False
+        self._hit = False
+        self._judged = asyncio.Event()
+
+    async def has_hit(self) -> bool:
+        """Tell whether a signal found anybody; waits a while for the first one's verdict."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HELPER_TIMEOUT_S):
+                await self._judged.wait()
+        return self._hit
 
     async def run(self) -> None:
         """Send both signals; done when the group had its time after the second one. Cancel it when the command ends.
-
-        ``hit`` tells whether a signal found anybody.
 
         Effect: ends the command's process group.
         """
@@ -97,9 +104,10 @@ class Killing:
     async def _send(self, name: str) -> None:
         while True:
             try:
-                self.hit |= await signal_group(self._guest, self._pid, name)
+                self._hit |= await signal_group(self._guest, self._pid, name)
             except (AgentError, TimeoutError) as exc:
                 _log.info("kill_delayed", extra={"pid": self._pid, "signal": name, "reason": str(exc)})
                 await asyncio.sleep(1.0)
             else:
+                self._judged.set()
                 return

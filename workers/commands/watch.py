@@ -199,7 +199,7 @@ class _Follow:
                 continue
             answered_s = loop.time()
             if status.exited:
-                return self._exited(status)
+                return await self._exited(status)
             if self._killer is not None and self._killer.done():
                 return self._unended()
             if await self._pause(poll_pause_s(answered_s - since_s)):
@@ -262,8 +262,9 @@ class _Follow:
         if self._left_s() <= 0:
             self.kill(CommandState.TIMED_OUT)
 
-    def _exited(self, status: wire.ExecStatus) -> CommandEnd:
-        killed = self._killing is not None and self._killing.hit
+    async def _exited(self, status: wire.ExecStatus) -> CommandEnd:
+        # The end may be seen before the signal's own success is: a command that ended by itself was not killed.
+        killed = self._killing is not None and await self._killing.has_hit()
         return CommandEnd(
             state=self._ending if killed and self._ending is not None else CommandState.EXITED,
             ended_at=now(),

@@ -7,7 +7,7 @@ from typing import Any
 from app.api.v1.timestamps import timestamp
 from app.core import ids
 from app.core.records import Command, CommandState, Job, JobState, PowerAction, Vm
-from app.dispatch import Result
+from app.commands import Result
 from app.inventory import VmView
 
 ESTIMATED_TIMES_S = {

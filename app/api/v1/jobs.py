@@ -48,4 +48,4 @@ _EXAMPLE = {
 @blueprint.response(200, JobSchema, example=example(_EXAMPLE))
 def get_job(principal: Principal, job_id: str) -> dict[str, Any]:
     """Tell how far a power action has come."""
-    return bodies.job_status(services().dispatch.job(principal, job_id))
+    return bodies.job_status(services().power_jobs.get(principal, job_id))

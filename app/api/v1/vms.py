@@ -80,4 +80,4 @@ def get_status(principal: Principal, vmid: int) -> dict[str, Any]:
 def change_power(principal: Principal, vmid: int, action: PowerAction, *, force: bool) -> dict[str, Any]:
     """Start, stop, shut down or restart a VM."""
     view = services().inventory.get_vm(principal, vmid)
-    return bodies.power_queued(services().dispatch.power(principal, view, action, force=force))
+    return bodies.power_queued(services().power_jobs.create(principal, view, action, force=force))

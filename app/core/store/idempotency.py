@@ -14,7 +14,13 @@ if redis.call('EXISTS', key) == 0 then
   redis.call('HSET', key, 'fingerprint', ARGV[4], 'command', ARGV[5])
   redis.call('EXPIRE', key, ARGV[6])
 end
-return redis.call('HMGET', key, 'fingerprint', 'command')
+return redis.call('HMGET', key, 'fingerprint', 'command', 'recorded')
+"""
+
+_MARK_RECORDED = """
+local key = 'ownup:idem:' .. ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[3]
+if redis.call('EXISTS', key) == 0 then return 0 end
+return redis.call('HSET', key, 'recorded', '1')
 """
 
 
@@ -25,10 +31,12 @@ class Reservation:
     Attributes:
         fingerprint: Digest of the request that used the key first.
         command_id: The command that request made, or was about to make.
+        recorded: Whether it was made: then it must not be made again, even where its record is gone by now.
     """
 
     fingerprint: str
     command_id: str
+    recorded: bool
 
 
 def reserve(account: str, vmid: int, key_sha256: str, *, fingerprint: str, command_id: str) -> Call[Reservation]:
@@ -36,5 +44,10 @@ def reserve(account: str, vmid: int, key_sha256: str, *, fingerprint: str, comma
     return script(_RESERVE, account, vmid, key_sha256, fingerprint, command_id, TTL_S, load=_load)
 
 
+def mark_recorded(account: str, vmid: int, key_sha256: str) -> Call[bool]:
+    """Note that the command a key stands for is made; belongs in one transaction with its making."""
+    return script(_MARK_RECORDED, account, vmid, key_sha256, load=bool)
+
+
 def _load(reply: Any) -> Reservation:
-    return Reservation(fingerprint=reply[0].decode(), command_id=reply[1].decode())
+    return Reservation(fingerprint=reply[0].decode(), command_id=reply[1].decode(), recorded=reply[2] is not None)

@@ -1,0 +1,300 @@
+"""The web half's road of a command: check, record, hand over, wait for its pid, read its result, have it killed.
+
+Knows records, their waits and what an idempotency key means. Doesn't know HTTP, and never talks to a node or a guest.
+"""
+
+import hashlib
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from app.access import Principal
+from app.core import ids
+from app.core.clock import now
+from app.core.errors import (
+    IdempotencyConflictError,
+    IllegalMoveError,
+    NotFoundError,
+    StartExpiredError,
+    StartRefusedError,
+    StartUnknownError,
+    StoreUnavailableError,
+    VmNotRunningError,
+)
+from app.core.queues import KILL_COMMAND, START_COMMAND
+from app.core.records import Command, CommandEnd, CommandState, VmStatus
+from app.core.store import Call, Store, commands, idempotency, vms
+from app.core.store.commands import Result
+from app.core.store.idempotency import Reservation
+from app.dispatch import Dispatch, insist_on_node
+from app.guard import Guard
+from app.inventory import VmView, owned
+from app.order import Order
+from app.settings import WebSettings
+from app.wakeups import Wakeups, wait
+
+__all__ = ["Commands", "Result"]
+
+REPLY_GRACE_S = 5.0
+"""How much longer than the delivery deadline a claimed command's pid is waited for."""
+RQ_MARGIN_S = 60
+"""RQ may consider a job stuck this long after the command's own deadline."""
+_COMING_UP = {VmStatus.STARTING, VmStatus.RUNNING}
+
+_UNDELIVERED = "The command could not be delivered within {:g} s; it has not run and will not run"
+_NO_REPLY = "The command was sent to the guest agent and no reply came; it may have run"
+_STORE_LOST = "The data store went away while the command was being delivered; it may have run"
+_GONE = "The record of the command is not in the data store any more; it may have run"
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Starts and kills commands, and tells what became of them.
+
+    Attributes:
+        store: Where records are.
+        dispatch: The way to nodes.
+        guard: Refuses catastrophic commands.
+        wakeups: Tells when a record has changed.
+        settings: Deadlines and times to live.
+        clock: The time.
+    """
+
+    store: Store
+    dispatch: Dispatch
+    guard: Guard
+    wakeups: Wakeups
+    settings: WebSettings
+    clock: Callable[[], datetime] = field(default=now)
+
+    def start(
+        self,
+        principal: Principal,
+        view: VmView,
+        order: Order,
+        request_id: str,
+        *,
+        idempotency_key: str | None,
+        on_repeat: Callable[[], None],
+    ) -> Command:
+        """Start a command and wait until its pid is known.
+
+        With an idempotency key, a command that was started with the same key before isn't started again: its outcome
+        is told, whatever has become of the VM since.
+
+        Effect: the line may run in the guest, at most once.
+
+        Args:
+            principal: Who asks.
+            view: The VM.
+            order: What is wanted.
+            request_id: The HTTP request.
+            idempotency_key: The caller's name for this start, if it has one.
+            on_repeat: Called, before anything is waited for, when another request has started it.
+
+        Raises:
+            CommandBlockedError: The guard refuses the line.
+            IdempotencyConflictError: The key stands for another order.
+            NodeUnavailableError: No worker listens on the VM's node.
+            VmNotRunningError: The VM is not running.
+            StartRefusedError: The worker or the agent refused it; it has not run.
+            StartExpiredError: It wasn't delivered in time; it has not run and will not.
+            StartUnknownError: It was handed over and its fate isn't known; it may have run.
+        """
+        self.guard.check_line(order.request.line, cwd=order.request.cwd or "/")
+        command = self._new_command(principal, view, order, request_id)
+        if idempotency_key is None:
+            return self._deliver(view, command, order, (), on_repeat)
+        key = _digest(idempotency_key)
+        reservation = self._reserve(command, order, key)
+        command = replace(command, id=reservation.command_id)
+        if reservation.recorded:
+            return self._repeat(command, order, on_repeat)
+        mark = idempotency.mark_recorded(command.account, command.vmid, key)
+        return self._deliver(view, command, order, (mark,), on_repeat)
+
+    def result(self, principal: Principal, vmid: int, pid: int) -> tuple[VmView, Result]:
+        """Read what is known of a command, in one round trip; the guest isn't asked.
+
+        Raises:
+            NotFoundError: The principal has no such VM, or no command with this pid is known in it.
+        """
+        view, result = self.store.run_both(vms.read(vmid), commands.read_result(vmid, pid))
+        known = owned(principal, view)
+        if result is None or result.command.account != principal.account:
+            raise NotFoundError("Command")
+        return known, result
+
+    def kill(self, principal: Principal, view: VmView, pid: int) -> Command:
+        """Have a running command killed and wait a while for its end. One that has ended stays as it ended.
+
+        Effect: the command's process group is killed in the guest.
+
+        Returns:
+            The command; still running, if its end has not become known in time.
+
+        Raises:
+            NodeUnavailableError: No worker listens on the VM's node.
+            NotFoundError: No command with this pid is known in the VM.
+            StoreUnavailableError: Redis is away; the kill may have been asked for, and can be asked for again.
+        """
+        insist_on_node(view)
+        command = self.store.run(commands.request_kill(view.vm.vmid, pid, principal.account))
+        if command is None:
+            raise NotFoundError("Command")
+        if command.state.ended:
+            return command
+        with self.wakeups.expect(command.id) as woken:
+            self.dispatch.put(command.node, KILL_COMMAND, (command.id,), timeout_s=RQ_MARGIN_S)
+            ended = wait(woken, self.settings.exec_kill_wait_s, lambda: self._find_ended(command.id))
+        return ended or self._get(command.id)
+
+    def _new_command(self, principal: Principal, view: VmView, order: Order, request_id: str) -> Command:
+        created_at = self.clock()
+        return Command(
+            id=ids.command_id(),
+            vmid=view.vm.vmid,
+            account=view.vm.account,
+            node=view.vm.node,
+            state=CommandState.QUEUED,
+            created_at=created_at,
+            deliver_by=created_at + timedelta(seconds=self._deliver_within_s(order)),
+            timeout_s=order.timeout_s,
+            wait_for_agent_s=order.wait_for_agent_s,
+            key_id=principal.key_id,
+            request_id=request_id,
+        )
+
+    def _deliver_within_s(self, order: Order) -> float:
+        return self.settings.exec_start_timeout_s + order.wait_for_agent_s
+
+    def _reserve(self, command: Command, order: Order, key_sha256: str) -> Reservation:
+        """Reserve an idempotency key for a new command, or find out which command it stands for.
+
+        Raises:
+            IdempotencyConflictError: The key stands for another order.
+        """
+        fingerprint = order.fingerprint()
+        reservation = self.store.run(
+            idempotency.reserve(
+                command.account, command.vmid, key_sha256, fingerprint=fingerprint, command_id=command.id
+            )
+        )
+        if reservation.fingerprint != fingerprint:
+            raise IdempotencyConflictError
+        return reservation
+
+    def _deliver(
+        self,
+        view: VmView,
+        command: Command,
+        order: Order,
+        together_with: tuple[Call[bool], ...],
+        on_repeat: Callable[[], None],
+    ) -> Command:
+        """Hand a command over that nobody had recorded a moment ago.
+
+        Raises:
+            StartUnknownError: Redis went away meanwhile, so whether it was recorded can't be known.
+        """
+        insist_on_node(view)
+        _insist_on_running(view, order)
+        within_s = self._deliver_within_s(order)
+        create = commands.create(command, order.request, deliver_within_s=within_s)
+        with self.wakeups.expect(command.id) as woken:
+            try:
+                created, *_ = self.dispatch.put(
+                    command.node,
+                    START_COMMAND,
+                    (command.id, command.vmid),
+                    timeout_s=math.ceil(within_s) + RQ_MARGIN_S,
+                    together_with=(create, *together_with),
+                )
+            except StoreUnavailableError as exc:
+                raise StartUnknownError(_STORE_LOST) from exc
+            if not created:  # an equal request was quicker
+                return self._repeat(command, order, on_repeat)
+            return self._await_pid(command.id, order, woken)
+
+    def _repeat(self, command: Command, order: Order, on_repeat: Callable[[], None]) -> Command:
+        on_repeat()
+        with self.wakeups.expect(command.id) as woken:
+            woken.set()  # what was told of it before has woken nobody here
+            return self._await_pid(command.id, order, woken)
+
+    def _await_pid(self, command_id: str, order: Order, woken: threading.Event) -> Command:
+        timeout_s = self._deliver_within_s(order) + REPLY_GRACE_S
+        started = wait(woken, timeout_s, lambda: self._find_started(command_id, order))
+        if started is None:
+            raise StartUnknownError(_NO_REPLY)
+        return started
+
+    def _find_started(self, command_id: str, order: Order) -> Command | None:
+        started = _started(self.store.run(commands.find(command_id)))
+        if started is None and self.store.run(commands.is_undelivered(command_id)):
+            self._expire(command_id, order)
+        return started
+
+    def _expire(self, command_id: str, order: Order) -> None:
+        """End a command that nobody took in time.
+
+        Raises:
+            StartExpiredError: It is ended.
+        """
+        reason = _UNDELIVERED.format(self._deliver_within_s(order))
+        end = CommandEnd(state=CommandState.EXPIRED, ended_at=self.clock(), message=reason)
+        try:
+            self.store.run(commands.end(command_id, end, ttl_s=self.settings.exec_ttl_s))
+        except IllegalMoveError:
+            return
+        raise StartExpiredError(reason)
+
+    def _get(self, command_id: str) -> Command:
+        command = self.store.run(commands.find(command_id))
+        if command is None:
+            raise NotFoundError("Command")
+        return command
+
+    def _find_ended(self, command_id: str) -> Command | None:
+        command = self._get(command_id)
+        return command if command.state.ended else None
+
+
+def _insist_on_running(view: VmView, order: Order) -> None:
+    """Insist that a command can run in the VM now, or, if it may wait, soon.
+
+    Raises:
+        VmNotRunningError: It can't.
+    """
+    soon = order.wait_for_agent_s > 0 and view.vm.status in _COMING_UP
+    if not (view.vm.running or soon):
+        raise VmNotRunningError(view.vm.vmid, view.vm.status)
+
+
+def _started(command: Command | None) -> Command | None:
+    """Tell a command that has a pid from one that may still get one.
+
+    Raises:
+        StartRefusedError: It was refused.
+        StartExpiredError: It expired.
+        StartUnknownError: It was sent without a reply, or its record is gone.
+    """
+    if command is None:
+        raise StartUnknownError(_GONE)
+    if command.pid is not None:
+        return command
+    match command.state:
+        case CommandState.QUEUED:
+            return None
+        case CommandState.UNKNOWN:
+            raise StartUnknownError(command.message or _NO_REPLY)
+        case CommandState.EXPIRED:
+            raise StartExpiredError(command.message or "Nobody took the command in time; it has not run")
+        case _:
+            raise StartRefusedError(command.message or "The command was refused; it has not run")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
