@@ -53,8 +53,9 @@ def _program(pid: int, name: str, *, windows: bool) -> tuple[str, tuple[str, ...
     if windows:
         # Source: taskkill: /T takes the children too, /F is the only way for a process without a window.
         return "taskkill.exe", ("/T", "/F", "/PID", str(pid))
-    # The group first; a guest without setsid has no group of that number, and there the process itself is meant.
-    return "/bin/sh", ("-c", 'kill -s "$1" -- "-$0" 2>/dev/null || kill -s "$1" -- "$0"', str(pid), name)
+    # The group first; a guest without setsid has no group of that number, and there the process itself is meant. This
+    # spelling is the one that dash, bash and busybox share: busybox fails on `--`, though it sends the signal.
+    return "/bin/sh", ("-c", 'kill "-$1" "-$0" 2>/dev/null || kill "-$1" "$0"', str(pid), name)
 
 
 async def _exit_code(guest: Reachable, helper_pid: int) -> int | None:

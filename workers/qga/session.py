@@ -31,6 +31,8 @@ _CHUNK_BYTES = 64 * 1024
 _CLOSE_TIMEOUT_S = 1.0
 _LONG_REPLY_TIMEOUT_S = 30.0
 """For one long reply, once it is its turn: 64 MiB at the 9 MB/s of an emulated guest take 8 s."""
+_PATIENCE_S = 60.0
+"""For one short reply at most, however many other requests the agent answers meanwhile."""
 _STRAYS_LIMIT = 1000
 """How many replies to nobody a session takes: late ones are normal, a flood isn't."""
 
@@ -51,6 +53,7 @@ class _AgentClient(QMPClient):
         self.logger = _silent
         self._long_replies = long_replies
         self._strays = 0
+        self.heard_s = 0.0
         self.await_greeting = False
         self.negotiate = False
         self._id_prefix = secrets.token_hex(8)
@@ -77,6 +80,7 @@ class _AgentClient(QMPClient):
         if request_id is None and "error" in msg:
             raise AgentProtocolError("the agent could not read a request")
         if isinstance(request_id, str) and request_id in self._pending:
+            self.heard_s = asyncio.get_running_loop().time()
             await super()._on_message(msg)
             return
         self._strays += 1
@@ -93,7 +97,7 @@ class _AgentClient(QMPClient):
 class Session:
     """A connection to an agent between two syncs. After any time-out it is closed and never used again."""
 
-    def __init__(self, sock: socket.socket, client: QMPClient, on_end: Callable[[], None]) -> None:
+    def __init__(self, sock: socket.socket, client: _AgentClient, on_end: Callable[[], None]) -> None:
         self._sock = sock
         self._client = client
         self._watcher = asyncio.create_task(self._watch(on_end))
@@ -146,6 +150,12 @@ class Session:
 
         Effect: whatever the RPC does in the guest.
 
+        Args:
+            rpc: Its name.
+            arguments: Its arguments.
+            timeout_s: How long the agent may say nothing at all. It does one request after the other: while it answers
+                earlier ones it isn't silent.
+
         Raises:
             AgentUnavailableError: The session had ended already: nothing was sent.
             AgentRefusedError: The agent answered with an error.
@@ -153,8 +163,7 @@ class Session:
             AgentProtocolError: The reply is malformed.
         """
         try:
-            async with asyncio.timeout(timeout_s):
-                return await self._client.execute(rpc, arguments)
+            return await self._await_reply(rpc, arguments, timeout_s)
         except TimeoutError as exc:
             await self.close()
             raise AgentSilentError(f"{rpc}: no reply within {timeout_s:g} s") from exc
@@ -166,6 +175,20 @@ class Session:
             raise AgentRefusedError(rpc, exc.error_class[:64], str(exc)[:1000]) from exc
         except BadReplyError as exc:
             raise AgentProtocolError(f"{rpc}: the agent's reply is malformed") from exc
+
+    async def _await_reply(self, rpc: str, arguments: Mapping[str, object] | None, timeout_s: float) -> Any:
+        loop = asyncio.get_running_loop()
+        sent_s = loop.time()
+        reply = asyncio.ensure_future(self._client.execute(rpc, arguments))
+        try:
+            while not reply.done():
+                until_s = min(max(sent_s, self._client.heard_s) + timeout_s, sent_s + max(timeout_s, _PATIENCE_S))
+                if until_s <= loop.time():
+                    raise TimeoutError
+                await asyncio.wait([reply], timeout=until_s - loop.time())
+            return reply.result()
+        finally:
+            reply.cancel()
 
     async def tell(self, rpc: str, arguments: Mapping[str, object] | None, *, grace_s: float) -> None:
         """Send an RPC that has no success reply, such as guest-shutdown, and listen for a refusal for a while.
