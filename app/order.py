@@ -26,7 +26,7 @@ class Order:
 
         What isn't given doesn't count, so that a later version may know more options.
         """
-        given = {name: value for name, value in asdict(self.request).items() if value is not None}
-        given |= {"timeout_s": self.timeout_s, "wait_for_agent_s": self.wait_for_agent_s}
+        fields = asdict(self.request) | {"timeout_s": self.timeout_s, "wait_for_agent_s": self.wait_for_agent_s}
+        given = {name: value for name, value in fields.items() if value is not None}
         canonical = json.dumps(given, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

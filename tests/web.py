@@ -1,7 +1,9 @@
 """What tests of the web half share: a client with a key, and a played worker behind a real Redis."""
 
 import json
+import re
 import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,11 +17,12 @@ from werkzeug.test import TestResponse
 from app.access import Scope, issue_key
 from app.core import clock
 from app.core.env import load
-from app.core.queues import START_COMMAND, queue_name
+from app.core.queues import KILL_COMMAND, START_COMMAND, queue_name
 from app.core.records import CommandEnd, CommandStart, CommandState, Node, Vm, VmStatus
 from app.core.store import Store, commands, keys, nodes, vms
 from app.core.store.commands import Claim
 from app.factory import connect, create_app
+from app.services import Services, services
 from app.settings import WebSettings
 from app.wakeups import Wakeups
 
@@ -27,6 +30,7 @@ NODE = "node-1"
 ACCOUNT = "acme"
 EXEC = "/api/vm/10000/agent/exec"
 STATUS = "/api/vm/10000/status"
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 RUNNING_VM = Vm(
     vmid=10000,
@@ -69,6 +73,7 @@ STOPPED_VM = replace(
 )
 
 Answer = Callable[[Store, Claim], None]
+Kill = Callable[[Store, str], None]
 
 
 class Web:
@@ -87,6 +92,10 @@ class Web:
         self.wakeups.close()
         self.client.close()
 
+    def services(self) -> Services:
+        with self.app.app_context():
+            return services()
+
     def make_key(self, *scopes: Scope, account: str = ACCOUNT, expires_at: datetime | None = None) -> str:
         key, secret = issue_key(account, "test", scopes or tuple(Scope), clock.now(), expires_at)
         self.store.run(keys.save(key))
@@ -100,19 +109,28 @@ class Web:
     def get(self, path: str, key: str | None = None, **kwargs: Any) -> TestResponse:
         return self.http.get(path, headers={"X-API-Key": key or self.key}, **kwargs)
 
-    def post(self, path: str, key: str | None = None, **kwargs: Any) -> TestResponse:
+    def delete(self, path: str, key: str | None = None) -> TestResponse:
+        return self.http.delete(path, headers={"X-API-Key": key or self.key})
+
+    def post(
+        self, path: str, key: str | None = None, *, idempotency_key: str | None = None, **kwargs: Any
+    ) -> TestResponse:
         if "json" in kwargs:  # the client's own way can't send half a surrogate pair
             kwargs |= {"data": json.dumps(kwargs.pop("json")), "content_type": "application/json"}
-        return self.http.post(path, headers={"X-API-Key": key or self.key}, **kwargs)
+        headers = {"X-API-Key": key or self.key}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        return self.app.test_client().post(path, headers=headers, **kwargs)
 
 
 class PlayedWorker:
     """Takes a node's jobs from its RQ queue and moves records as the real worker does, without any guest."""
 
-    def __init__(self, redis_url: str, answer: Answer) -> None:
+    def __init__(self, redis_url: str, answer: Answer, kill: Kill | None = None) -> None:
         self._client = redis.Redis.from_url(redis_url)
         self._store = Store(self._client)
         self._answer = answer
+        self._kill = kill
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.taken: list[RqJob] = []
@@ -138,6 +156,8 @@ class PlayedWorker:
         claim = self._store.run(commands.claim(job.args[0])) if job.func_name == START_COMMAND else None
         if claim is not None:
             self._answer(self._store, claim)
+        if job.func_name == KILL_COMMAND and self._kill:
+            self._kill(self._store, job.args[0])
 
 
 def tells_pid(pid: int) -> Answer:
@@ -163,3 +183,18 @@ def ends_with(state: CommandState, message: str | None = None) -> Answer:
 
 def never_answers(_store: Store, _claim: Claim) -> None:
     """Claim the command and say nothing more."""
+
+
+def assert_refused(response: TestResponse, status: int, code: str, *fields: str) -> str:
+    """Check that a request was refused with the v1 error body, which blames these fields; tell its message."""
+    body = json.loads(response.data)
+    assert response.status_code == status, body
+    assert set(body) == {"error", "message", "code", "timestamp", "requestId"} | ({"details"} if fields else set())
+    assert body["code"] == code
+    assert body["error"] == response.status.partition(" ")[2].title()
+    assert STAMP.fullmatch(body["timestamp"])
+    assert str(uuid.UUID(body["requestId"])) == body["requestId"] == response.headers["X-Request-Id"]
+    assert {detail["field"] for detail in body.get("details", [])} == set(fields)
+    assert all(set(detail) == {"field", "message"} and detail["message"] for detail in body.get("details", []))
+    assert b'"success"' not in response.data
+    return str(body["message"])

@@ -4,7 +4,7 @@ What is wrong is raised as OwnUp's own error; the face renders it.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, cast
 
 import marshmallow
@@ -41,6 +41,15 @@ class StrictBoolean(fields.Boolean):
         if not isinstance(value, bool):
             raise ValidationError("must be true or false")
         return value
+
+
+class StrictNumber(fields.Float):
+    """A number of a JSON body; not ``"5"``, not ``true``."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> float:
+        if not isinstance(value, int | float):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, *args, **kwargs)
 
 
 class RequestParser(FlaskParser):
@@ -80,13 +89,15 @@ class RequestParser(FlaskParser):
         Raises:
             InvalidRequestError: Always.
         """
-        raise InvalidRequestError(*_problems(error)) from error
+        by_location = cast("dict[str, dict[str, Any]]", error.messages)
+        problems = (problem for by_field in by_location.values() for problem in _problems(by_field))
+        raise InvalidRequestError(*problems) from error
 
 
-def _problems(error: ValidationError) -> Iterator[Problem]:
-    """Flatten ``{location: {field: [message, …]}}``."""
-    by_location = cast("dict[str, dict[str, list[str]]]", error.messages)
-    for by_field in by_location.values():
-        for name, messages in by_field.items():
-            for message in messages:
-                yield Problem(name, message)
+def _problems(by_field: Mapping[str, Any], within: str = "") -> Iterator[Problem]:
+    """Flatten ``{field: [message, …]}``; the fields of a field are named ``field.name``."""
+    for name, found in by_field.items():
+        if isinstance(found, Mapping):
+            yield from _problems(found, f"{within}{name}.")
+        else:
+            yield from (Problem(f"{within}{name}", message) for message in found)

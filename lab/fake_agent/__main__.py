@@ -10,7 +10,10 @@ import signal
 from pathlib import Path
 
 from lab.fake_agent.agent import FakeAgent
+from lab.fake_agent.hostility import HOSTILE
 from lab.fake_agent.misbehaviour import NAMED, Script
+
+BEHAVIOURS = {**NAMED, **HOSTILE}
 
 
 def main() -> None:
@@ -26,7 +29,7 @@ def main() -> None:
         action="append",
         default=[],
         metavar="RPC=HOW",
-        help=f"misbehave on an RPC, or * for all; repeatable. HOW is one of: {', '.join(NAMED)}",
+        help=f"misbehave on an RPC, or * for all; repeatable. HOW is one of: {', '.join(BEHAVIOURS)}",
     )
     asyncio.run(run_fleet(parser.parse_args()))
 
@@ -52,7 +55,7 @@ async def run_fleet(wanted: argparse.Namespace) -> None:
 
 def script(rules: list[str]) -> Script:
     """Return the behaviour that rules such as `guest-exec=mute` describe; one for each agent, as some keep a state."""
-    return Script({rpc: NAMED[how]() for rpc, _, how in (rule.partition("=") for rule in rules)})
+    return Script({rpc: BEHAVIOURS[how]() for rpc, _, how in (rule.partition("=") for rule in rules)})
 
 
 if __name__ == "__main__":

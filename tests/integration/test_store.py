@@ -27,9 +27,11 @@ from app.core.records import (
     Vm,
     VmStatus,
 )
-from app.core.store import WAKE_CHANNEL, AsyncStore, Store, commands, jobs, keys, nodes, ping, vms
+from app.core.store import WAKE_CHANNEL, AsyncStore, Store, commands, idempotency, jobs, keys, nodes, ping, vms
 from app.core.store import time as clock
 from app.core.store.commands import Claim, Result
+from app.core.store.idempotency import Reservation
+from app.core.store.nodes import Beat
 from app.core.store.vms import VmView
 
 NOW = datetime(2026, 2, 10, 12, 30, 15, 123456, tzinfo=UTC)
@@ -216,6 +218,81 @@ class TestCommands:
             assert [message["data"] for message in messages if message] == [b"c1", b"c1"]
             assert subscription.get_message(timeout=0.05) is None
 
+    def test_id_is_taken_once(self, store: Store):
+        assert store.run(commands.create(COMMAND, LINE, deliver_within_s=10)) is True
+        other = replace(COMMAND, account="other")
+        assert store.run(commands.create(other, CommandRequest(line="false"), deliver_within_s=10)) is False
+        claim = store.run(commands.claim("c1"))
+        assert (claim.command.account, claim.request) == ("acme", LINE)
+
+    def test_options_come_through(self, store: Store):
+        request = CommandRequest(line="cat", stdin='ä\0\n"\\\u2028' * 1000, env={"A": "b=c\n", "_": ""}, cwd="/tmp/ä")
+        command = replace(COMMAND, timeout_s=0.25, wait_for_agent_s=300.0)
+        store.run(commands.create(command, request, deliver_within_s=10))
+        claim = store.run(commands.claim("c1"))
+        assert claim.request == request
+        assert (claim.command.timeout_s, claim.command.wait_for_agent_s) == (0.25, 300.0)
+
+    def test_empty_options_are_not_absent_ones(self, store: Store):
+        request = CommandRequest(line="cat", stdin="", env={}, cwd="/")
+        store.run(commands.create(COMMAND, request, deliver_within_s=10))
+        assert store.run(commands.claim("c1")).request == request
+
+    def test_kill_of_a_running_command_is_noted_once(self, store: Store):
+        create(store)
+        start(store)
+        noted = store.run(commands.request_kill(10000, 42, "acme"))
+        assert (noted.id, noted.state) == ("c1", CommandState.RUNNING)
+        assert noted.kill_requested_at is not None
+        assert store.run(commands.request_kill(10000, 42, "acme")) == noted
+        assert store.run(commands.find("c1")) == noted
+
+    def test_kill_of_an_ended_command_changes_nothing(self, store: Store):
+        create(store)
+        start(store)
+        store.run(commands.end("c1", ended(CommandState.EXITED, exit_code=3), ttl_s=60))
+        before = store.run(commands.find("c1"))
+        assert store.run(commands.request_kill(10000, 42, "acme")) == before
+        assert before.kill_requested_at is None
+
+    def test_kill_of_a_foreign_or_unknown_command_is_none(self, store: Store):
+        create(store)
+        start(store)
+        assert store.run(commands.request_kill(10000, 42, "other")) is None
+        assert store.run(commands.request_kill(10001, 42, "acme")) is None
+        assert store.run(commands.request_kill(10000, 43, "acme")) is None
+        assert store.run(commands.find("c1")).kill_requested_at is None
+
+
+class TestIdempotency:
+    def reserve(self, store: Store, *, account: str = "acme", vmid: int = 1, key: str = "k", command: str = "c1"):
+        return store.run(idempotency.reserve(account, vmid, key, fingerprint=f"f-{command}", command_id=command))
+
+    def test_first_one_has_the_key_for_a_day(self, store: Store, client: redis.Redis):
+        first = Reservation(fingerprint="f-c1", command_id="c1", recorded=False)
+        assert self.reserve(store) == first
+        assert self.reserve(store, command="c2") == first
+        assert 86390 < client.ttl("ownup:idem:acme:1:k") <= 86400
+
+    def test_key_belongs_to_one_account_and_one_vm(self, store: Store):
+        self.reserve(store)
+        others = [
+            self.reserve(store, account="other", command="c2"),
+            self.reserve(store, vmid=2, command="c3"),
+            self.reserve(store, key="l", command="c4"),
+        ]
+        assert [other.command_id for other in others] == ["c2", "c3", "c4"]
+
+    def test_it_is_remembered_that_the_command_was_made(self, store: Store, client: redis.Redis):
+        self.reserve(store)
+        assert store.run(idempotency.mark_recorded("acme", 1, "k")) is True
+        assert self.reserve(store, command="c2") == Reservation(fingerprint="f-c1", command_id="c1", recorded=True)
+        assert client.ttl("ownup:idem:acme:1:k") > 86390
+
+    def test_forgotten_key_stays_forgotten(self, store: Store, client: redis.Redis):
+        assert store.run(idempotency.mark_recorded("acme", 1, "k")) is False
+        assert client.keys("ownup:idem:*") == []
+
 
 class TestVms:
     def test_published_vm_is_read_back(self, store: Store):
@@ -276,10 +353,20 @@ class TestNodes:
         assert [node.name for node in store.run(nodes.list_alive())] == ["n2"]
 
     def test_beat_tells_whether_the_store_is_new_to_the_node(self, store: Store, client: redis.Redis):
-        assert store.run(nodes.beat(NODE)) is True
-        assert store.run(nodes.beat(NODE)) is False
+        assert store.run(nodes.beat(NODE)) == Beat(taken_by=None, is_news=True)
+        assert store.run(nodes.beat(NODE)) == Beat(taken_by=None, is_news=False)
         client.flushall()
-        assert store.run(nodes.beat(NODE)) is True
+        assert store.run(nodes.beat(NODE)) == Beat(taken_by=None, is_news=True)
+
+    def test_one_worker_speaks_for_a_node_until_it_is_away(self, store: Store):
+        other = replace(NODE, worker="w2")
+        store.run(nodes.beat(NODE))
+        assert store.run(nodes.beat(other)) == Beat(taken_by="w1", is_news=False)
+        assert store.run(nodes.list_alive()) == (NODE,)
+        assert store.run(nodes.beat(other, instead_of="w1")).taken_by is None
+        assert store.run(nodes.list_alive()) == (other,)
+        store.run(nodes.leave("n1"))
+        assert store.run(nodes.beat(NODE)).taken_by is None
 
 
 class TestJobs:

@@ -17,11 +17,11 @@ from app.access import Principal, Scope
 from app.core import clock
 from app.core.errors import StartUnknownError, StoreUnavailableError
 from app.core.queues import START_COMMAND
-from app.core.records import Command, CommandEnd, CommandState, PowerAction
+from app.core.records import Command, CommandEnd, CommandRequest, CommandState, PowerAction
 from app.core.store import WAKE_CHANNEL, Call, Store, commands
 from app.core.store.commands import Claim
 from app.dispatch import Dispatch
-from app.services import Services, services
+from app.order import Order
 from tests.conftest import RedisServer
 from tests.web import EXEC, RUNNING_VM, STATUS, STOPPED_VM, PlayedWorker, Web, ends_with, never_answers, tells_pid
 
@@ -176,25 +176,25 @@ class TestHandOver:
     """Redis goes away after the VM was read and before the transaction is answered."""
 
     @pytest.fixture
-    def dispatch(self, web: Web) -> Iterator[Dispatch]:
-        with redis.Redis(unix_socket_path="/nowhere/redis.sock", retry=Retry(NoBackoff(), 0)) as absent:
-            yield replace(services_of(web).dispatch, client=absent)
+    def absent(self) -> Iterator[Dispatch]:
+        with redis.Redis(unix_socket_path="/nowhere/redis.sock", retry=Retry(NoBackoff(), 0)) as client:
+            yield Dispatch(client)
 
-    def test_command_may_have_run(self, web: Web, dispatch: Dispatch):
-        view = services_of(web).inventory.get_vm(ASKER, 10000)
+    def test_command_may_have_run(self, web: Web, absent: Dispatch):
+        known = web.services()
+        view = known.inventory.get_vm(ASKER, 10000)
+        order = Order(request=CommandRequest(line="true"))
         with pytest.raises(StartUnknownError) as caught:
-            dispatch.start(ASKER, view, "true", "r1")
+            replace(known.commands, dispatch=absent).start(
+                ASKER, view, order, "r1", idempotency_key=None, on_repeat=pytest.fail
+            )
         assert "may have run" in caught.value.reason
 
-    def test_power_job_is_unavailable(self, web: Web, dispatch: Dispatch):
-        view = services_of(web).inventory.get_vm(ASKER, 10000)
+    def test_power_job_is_unavailable(self, web: Web, absent: Dispatch):
+        known = web.services()
+        view = known.inventory.get_vm(ASKER, 10000)
         with pytest.raises(StoreUnavailableError):
-            dispatch.power(ASKER, view, PowerAction.STOP, force=False)
-
-
-def services_of(web: Web) -> Services:
-    with web.app.app_context():
-        return services()
+            replace(known.power_jobs, dispatch=absent).create(ASKER, view, PowerAction.STOP, force=False)
 
 
 def forgets(store: Store, claim: Claim) -> None:
@@ -229,6 +229,8 @@ class TestRedisDown:
             web.get(EXEC),
             web.get(f"{EXEC}?pid=1"),
             web.post(EXEC, json={"command": "true"}),
+            web.post(EXEC, json={"command": "true"}, idempotency_key="k"),
+            web.delete(f"{EXEC}?pid=1"),
             web.post(STATUS, json={"action": "stop"}),
             web.get("/api/jobs/stop-10000-1"),
         ]
@@ -304,9 +306,9 @@ class TestResult:
     @pytest.mark.parametrize("state", [CommandState.TIMED_OUT, CommandState.CANCELLED, CommandState.LOST])
     def test_every_other_end_lets_a_client_out(self, web: Web, redis_url: str, state: CommandState):
         run(web, redis_url)
-        end(web, 150476, state=state, stdout=b"part")
+        end(web, 150476, state=state, stdout=b"part", signal=9)
         data = web.get(f"{EXEC}?pid=150476").json["data"]
-        assert (data["exited"], data["exitcode"], data["state"]) == (True, -1, state)
+        assert (data["exited"], data["exitcode"], data["signal"], data["state"]) == (True, -1, 9, state)
         assert data["stdout"] == "part"
         assert data["message"]
 

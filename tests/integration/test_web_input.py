@@ -1,38 +1,20 @@
 """Every row of bad input gets its 4xx in the five-field error body, with details that name the field."""
 
 import json
-import re
-import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from werkzeug.exceptions import TooManyRequests
-from werkzeug.test import TestResponse
 
 from app.access import Scope
 from app.api.v1.errors import render
 from app.core import clock
 from app.core.records import ApiKey, CommandState
 from app.core.store import keys
-from tests.web import EXEC, STATUS, STOPPED_VM, PlayedWorker, Web, ends_with, tells_pid
+from tests.web import EXEC, STATUS, STOPPED_VM, PlayedWorker, Web, assert_refused, ends_with, tells_pid
 
-STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 BAD_INTEGERS = ["0", "-1", "abc", str(2**63), "+1", "%201", "1.0", "1e3", "0x10", "\u0661", "1" * 400]
-
-
-def assert_refused(response: TestResponse, status: int, code: str, *fields: str) -> str:
-    body = json.loads(response.data)
-    assert response.status_code == status, body
-    assert set(body) == {"error", "message", "code", "timestamp", "requestId"} | ({"details"} if fields else set())
-    assert body["code"] == code
-    assert body["error"] == response.status.partition(" ")[2].title()
-    assert STAMP.fullmatch(body["timestamp"])
-    assert str(uuid.UUID(body["requestId"])) == body["requestId"] == response.headers["X-Request-Id"]
-    assert {detail["field"] for detail in body.get("details", [])} == set(fields)
-    assert all(set(detail) == {"field", "message"} and detail["message"] for detail in body.get("details", []))
-    assert b'"success"' not in response.data
-    return str(body["message"])
 
 
 ROUTES = [
@@ -40,6 +22,7 @@ ROUTES = [
     ("GET", EXEC),
     ("GET", f"{EXEC}?pid=1"),
     ("POST", EXEC),
+    ("DELETE", f"{EXEC}?pid=1"),
     ("GET", STATUS),
     ("POST", STATUS),
     ("GET", "/api/jobs/start-10000-1"),
@@ -92,6 +75,7 @@ class TestKeys:
     def test_key_without_scopes_that_count_is_403(self, web: Web, method: str, path: str):
         needed = {
             ("POST", EXEC): Scope.WRITE_VM,
+            ("DELETE", f"{EXEC}?pid=1"): Scope.WRITE_VM,
             ("GET", f"{EXEC}?pid=1"): Scope.WRITE_VM,
             ("POST", STATUS): Scope.POWER_VM,
         }.get((method, path), Scope.READ_VM)
@@ -122,6 +106,7 @@ def test_foreign_vm_and_unknown_vm_look_the_same(web: Web):
         ("GET", EXEC, None),
         ("GET", f"{EXEC}?pid=1", None),
         ("POST", EXEC, {"command": "true"}),
+        ("DELETE", f"{EXEC}?pid=1", None),
     ):
         foreign = web.http.open(path, method=method, json=body, headers={"X-API-Key": stranger})
         unknown = web.http.open(
@@ -153,13 +138,21 @@ def test_greatest_vmid_is_merely_unknown(web: Web):
 
 
 @pytest.mark.parametrize("pid", [*BAD_INTEGERS, "", "1&pid=2"])
-def test_bad_pid_is_400(web: Web, pid: str):
-    assert_refused(web.get(f"{EXEC}?pid={pid}".replace("+", "%2B")), 400, "BAD_REQUEST", "pid")
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_bad_pid_is_400(web: Web, method: str, pid: str):
+    path = f"{EXEC}?pid={pid}".replace("+", "%2B")
+    assert_refused(web.http.open(path, method=method, headers={"X-API-Key": web.key}), 400, "BAD_REQUEST", "pid")
+
+
+def test_kill_needs_a_pid(web: Web):
+    assert_refused(web.delete(EXEC), 400, "BAD_REQUEST", "pid")
 
 
 @pytest.mark.parametrize("pid", [1, 2**63 - 1])
-def test_unknown_pid_is_404(web: Web, pid: int):
-    assert assert_refused(web.get(f"{EXEC}?pid={pid}"), 404, "NOT_FOUND") == "Command not found"
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_unknown_pid_is_404(web: Web, method: str, pid: int):
+    response = web.http.open(f"{EXEC}?pid={pid}", method=method, headers={"X-API-Key": web.key})
+    assert assert_refused(response, 404, "NOT_FOUND") == "Command not found"
 
 
 def test_bad_encoding_is_400(web: Web):
@@ -192,7 +185,7 @@ def test_no_body_names_the_missing_field(web: Web):
     assert_refused(web.post(STATUS), 400, "BAD_REQUEST", "action")
 
 
-@pytest.mark.parametrize("name", ["timeout", "", "Command", "\ud800", "a\nb"])
+@pytest.mark.parametrize("name", ["timeout_s", "", "Command", "\ud800", "a\nb"])
 def test_unknown_field_is_named(web: Web, name: str):
     response = web.post(EXEC, json={"command": "true", name: 1})
     assert_refused(response, 400, "BAD_REQUEST", name.replace("\ud800", "?"))
@@ -259,12 +252,18 @@ def test_bad_power_request_is_400(web: Web, body: object, field: str):
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("DELETE", EXEC), ("PUT", STATUS), ("POST", "/api/vm"), ("PATCH", "/api/jobs/1")]
+    ("method", "path", "right"),
+    [
+        ("PUT", EXEC, {"GET", "POST", "DELETE"}),
+        ("DELETE", STATUS, {"GET", "POST"}),
+        ("POST", "/api/vm", {"GET"}),
+        ("PATCH", "/api/jobs/1", {"GET"}),
+    ],
 )
-def test_wrong_method_is_405_and_names_the_right_ones(web: Web, method: str, path: str):
+def test_wrong_method_is_405_and_names_the_right_ones(web: Web, method: str, path: str, right: set[str]):
     response = web.http.open(path, method=method, headers={"X-API-Key": web.key})
     assert_refused(response, 405, "METHOD_NOT_ALLOWED", "method")
-    assert response.headers["Allow"]
+    assert set(response.headers["Allow"].split(", ")) == right | {"HEAD", "OPTIONS"}
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def test_routes_are_those_of_the_contract_with_their_scopes(web: Web):
         ("POST", "/api/vm/<vmid>/status"): {Scope.POWER_VM},
         ("GET", "/api/vm/<vmid>/agent/exec"): {Scope.READ_VM, Scope.WRITE_VM},
         ("POST", "/api/vm/<vmid>/agent/exec"): {Scope.WRITE_VM},
+        ("DELETE", "/api/vm/<vmid>/agent/exec"): {Scope.WRITE_VM},
         ("GET", "/api/jobs/<job_id>"): {Scope.READ_VM},
     }
 
@@ -83,7 +84,20 @@ class TestOpenApi:
             for example in examples:
                 check(document, content["schema"], example)
                 seen += 1
-        assert seen == 8
+        assert seen == 10
+
+    def test_everything_about_starting_a_command_is_there(self, web: Web):
+        document = web.http.get("/openapi/v1.json").json
+        start = document["paths"]["/api/vm/{vmid}/agent/exec"]["post"]
+        body = document["components"]["schemas"]["ExecBody"]
+        assert set(body["properties"]) == {"command", "timeout", "stdin", "env", "cwd", "wait_for_agent"}
+        assert body["required"] == ["command"]
+        assert body["properties"]["env"]["additionalProperties"] == {"type": "string"}
+        assert body["properties"]["wait_for_agent"]["maximum"] == 300
+        (header,) = [entry for entry in start["parameters"] if entry["in"] == "header"]
+        assert (header["name"], header["required"]) == ("Idempotency-Key", False)
+        assert set(start["responses"]["200"]["headers"]) == {"Idempotency-Replayed"}
+        assert "409" in start["responses"]
 
     def test_answers_have_no_undocumented_fields(self, web: Web):
         document = web.http.get("/openapi/v1.json").json
@@ -93,7 +107,7 @@ class TestOpenApi:
 
 
 def operations(document: dict[str, Any]) -> list[dict[str, Any]]:
-    methods = ("get", "post")
+    methods = ("get", "post", "delete")
     return [item[method] for item in document["paths"].values() for method in methods if method in item]
 
 

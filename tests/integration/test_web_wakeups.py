@@ -51,13 +51,28 @@ def test_all_waiters_share_one_subscription(client: redis.Redis, wakeups: Wakeup
         assert client.pubsub_numsub(WAKE_CHANNEL) == [(WAKE_CHANNEL.encode(), 1)]
 
 
+def test_all_waiters_for_one_record_are_woken(client: redis.Redis, wakeups: Wakeups):
+    with wakeups.expect("a") as first, wakeups.expect("a") as second:
+        with wakeups.expect("a") as gone:
+            assert gone.wait(5)
+        assert first.wait(5)
+        assert second.wait(5)
+        first.clear()
+        second.clear()
+        gone.clear()
+        client.publish(WAKE_CHANNEL, "a")
+        assert first.wait(5)
+        assert second.wait(5)
+        assert not gone.is_set()
+
+
 def test_nothing_is_subscribed_before_somebody_waits(client: redis.Redis, wakeups: Wakeups):
     assert wakeups._thread is None
     assert client.pubsub_numsub(WAKE_CHANNEL) == [(WAKE_CHANNEL.encode(), 0)]
 
 
 def test_nothing_is_kept_of_those_who_have_left(wakeups: Wakeups):
-    with pytest.raises(ZeroDivisionError), wakeups.expect("a"):
+    with pytest.raises(ZeroDivisionError), wakeups.expect("a"), wakeups.expect("a"):
         raise ZeroDivisionError
     assert wakeups._waiters == {}
 

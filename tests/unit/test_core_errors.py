@@ -24,6 +24,7 @@ STATUSES = {
     "UnauthorizedError": 401,
     "ForbiddenError": 403,
     "NotFoundError": 404,
+    "IdempotencyConflictError": 409,
     "StartExpiredError": 504,
     "UnavailableError": 503,
     "NodeUnavailableError": 503,

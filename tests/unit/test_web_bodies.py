@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.api.v1 import bodies
-from app.api.v1.schemas import ExecSchema, JobSchema, StatusSchema
+from app.api.v1.schemas import ExecSchema, JobSchema, KillSchema, StatusSchema
 from app.api.v1.timestamps import timestamp
 from app.core.records import Command, CommandState, Job, JobState, PowerAction
 from app.core.store.commands import Result
@@ -48,6 +48,30 @@ def test_reason_of_the_record_is_the_message(state: CommandState):
 def test_signal_is_128_and_more(signal: int):
     data = result_of(replace(COMMAND, state=CommandState.EXITED, signal=signal))
     assert (data["exitcode"], data["signal"]) == (128 + signal, signal)
+
+
+@given(
+    st.sampled_from([state for state in ENDS if state is not CommandState.EXITED]),
+    st.none() | st.integers(0, 255),
+    st.none() | st.integers(1, 64),
+)
+def test_only_a_command_that_ended_by_itself_has_an_exit_code(
+    state: CommandState, exit_code: int | None, signal: int | None
+):
+    data = result_of(replace(COMMAND, state=state, exit_code=exit_code, signal=signal))
+    assert data["exitcode"] == -1
+    assert data.get("signal") == signal
+
+
+@pytest.mark.parametrize("state", [CommandState.RUNNING, *ENDS])
+def test_kill_tells_how_the_command_is(state: CommandState):
+    command = replace(COMMAND, state=state, exit_code=3 if state is CommandState.EXITED else None)
+    killed = dict(KillSchema().dump(bodies.exec_killed(command)))
+    read = result_of(command)
+    same = set(killed) & set(read) - {"message"}
+    assert {name: killed[name] for name in same} == {name: read[name] for name in same}
+    assert same >= {"success", "pid", "exited", "state"} | ({"exitcode"} if state.ended else set())
+    assert killed["message"] == (read["message"] if state.ended else "Kill requested; the command has not ended yet")
 
 
 @given(st.binary())

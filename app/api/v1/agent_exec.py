@@ -1,12 +1,16 @@
-"""v1 routes about commands in a guest: start one, read its result, ask whether one can run."""
+"""v1 routes about commands in a guest: start one, read its result, kill it, ask whether one can run."""
 
 from typing import Any
+
+from flask import Response, after_this_request
 
 from app.access import Principal, Scope
 from app.api.requires import requires
 from app.api.v1 import bodies
+from app.api.v1.arguments import ExecBody, ExecHeaders, ExecQuery, KillQuery, VmPath
 from app.api.v1.face import V1Blueprint, example
-from app.api.v1.schemas import ExecBody, ExecQuery, ExecSchema, ExecStartedSchema, VmPath
+from app.api.v1.schemas import ExecSchema, ExecStartedSchema, KillSchema
+from app.order import Order
 from app.request_log import request_id
 from app.services import services
 
@@ -36,13 +40,30 @@ _RUNNING = {
     "message": "Command is still running",
 }
 _PROBE = {"success": True, "available": True, "message": "QEMU Guest Agent is available", "vmRunning": True}
+_CANCELLED = {
+    "success": True,
+    "pid": 150476,
+    "exited": True,
+    "exitcode": -1,
+    "signal": 15,
+    "state": "cancelled",
+    "message": "Command was cancelled; its process group was killed",
+}
+_STILL_RUNNING = {
+    "success": True,
+    "pid": 150476,
+    "exited": False,
+    "state": "running",
+    "message": "Kill requested; the command has not ended yet",
+}
 
 
 @blueprint.route("/vm/<vmid>/agent/exec", methods=["POST"])
 @requires(Scope.WRITE_VM)
 @blueprint.arguments(VmPath, location="path", as_kwargs=True)
-@blueprint.arguments(ExecBody, as_kwargs=True)
-@blueprint.fails(400, 401, 403, 404, 413, 415, 500, 503, 504)
+@blueprint.arguments(ExecHeaders, location="headers", as_kwargs=True)
+@blueprint.arguments(ExecBody)
+@blueprint.fails(400, 401, 403, 404, 409, 413, 415, 500, 503, 504)
 @blueprint.response(
     200,
     ExecStartedSchema,
@@ -52,12 +73,22 @@ _PROBE = {"success": True, "available": True, "message": "QEMU Guest Agent is av
         "command": "uname -a",
         "message": "Command execution started",
     }),
+    headers={
+        "Idempotency-Replayed": {
+            "description": "`true` if an earlier request with this Idempotency-Key has started the command.",
+            "schema": {"type": "string", "enum": ["true"]},
+        }
+    },
 )
-def start_command(principal: Principal, vmid: int, command: str) -> dict[str, Any]:
+def start_command(
+    order: Order, *, principal: Principal, vmid: int, idempotency_key: str | None = None
+) -> dict[str, Any]:
     """Run a command in a VM."""
     view = services().inventory.get_vm(principal, vmid)
-    started = services().dispatch.start(principal, view, command, request_id())
-    return bodies.exec_started(started, command)
+    started = services().commands.start(
+        principal, view, order, request_id(), idempotency_key=idempotency_key, on_repeat=_tell_replay
+    )
+    return bodies.exec_started(started, order.request.line)
 
 
 @blueprint.route("/vm/<vmid>/agent/exec", methods=["GET"])
@@ -80,5 +111,28 @@ def read_command(
     """Read the result of a command (with pid), or ask whether commands can run (without)."""
     if pid is None:
         return bodies.exec_probe(services().inventory.get_vm(principal, vmid))
-    view, result = services().dispatch.result(principal, vmid, pid)
+    view, result = services().commands.result(principal, vmid, pid)
     return bodies.exec_result(view, result, encoding)
+
+
+@blueprint.route("/vm/<vmid>/agent/exec", methods=["DELETE"])
+@requires(Scope.WRITE_VM)
+@blueprint.arguments(VmPath, location="path", as_kwargs=True)
+@blueprint.arguments(KillQuery, location="query", as_kwargs=True)
+@blueprint.fails(400, 401, 403, 404, 503)
+@blueprint.response(
+    200,
+    KillSchema,
+    examples={"cancelled": {"value": example(_CANCELLED)}, "not ended yet": {"value": example(_STILL_RUNNING)}},
+)
+def kill_command(principal: Principal, vmid: int, pid: int) -> dict[str, Any]:
+    """Kill a command with everything it has started, and wait for its end; one that has ended stays as it is."""
+    view = services().inventory.get_vm(principal, vmid)
+    return bodies.exec_killed(services().commands.kill(principal, view, pid))
+
+
+def _tell_replay() -> None:
+    @after_this_request
+    def mark(response: Response) -> Response:
+        response.headers["Idempotency-Replayed"] = "true"
+        return response

@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Any
 
 from app.api.v1.timestamps import timestamp
+from app.commands import Result
 from app.core import ids
 from app.core.records import Command, CommandState, Job, JobState, PowerAction, Vm
-from app.commands import Result
 from app.inventory import VmView
 
 ESTIMATED_TIMES_S = {
@@ -19,7 +19,7 @@ ESTIMATED_TIMES_S = {
 """Rough guesses for people; 30 for a start is HostUp's example. Nothing in OwnUp waits this long because of them."""
 
 NO_EXIT_CODE = -1
-"""What a command that ended without one reads as, so that a client that waits for an exit code gets out."""
+"""What a command that ended without one of its own reads as, so that a client that waits for one gets out."""
 
 _SIGNAL_BASE = 128
 """Source: POSIX.1-2017, Shell Command Language, 2.8.2: the exit status of a signal is above 128; shells add 128."""
@@ -29,8 +29,8 @@ _MESSAGES = {
     CommandState.RUNNING: "Command is still running",
     CommandState.FAILED: "Command was refused; it has not run",
     CommandState.EXPIRED: "Command was not delivered in time; it has not run",
-    CommandState.TIMED_OUT: "Command ran into its time limit and was killed",
-    CommandState.CANCELLED: "Command was killed on request",
+    CommandState.TIMED_OUT: "Command ran into its timeout; its process group was killed",
+    CommandState.CANCELLED: "Command was cancelled; its process group was killed",
     CommandState.LOST: "Command ran, and its result can't be known any more",
     CommandState.UNKNOWN: "Command may have run; the guest agent didn't reply",
 }
@@ -111,6 +111,17 @@ def exec_result(view: VmView, result: Result, encoding: str | None) -> dict[str,
     )
 
 
+def exec_killed(command: Command) -> dict[str, Any]:
+    """Make the answer to a kill, of a command that may have ended or not."""
+    return {
+        "success": True,
+        "pid": command.pid,
+        "exited": command.state.ended,
+        "state": command.state,
+        "message": _message(command) if command.state.ended else "Kill requested; the command has not ended yet",
+    } | _end(command)
+
+
 def power_queued(job: Job) -> dict[str, Any]:
     """Make the answer to a power action that was queued."""
     return {
@@ -177,9 +188,17 @@ def _text(output: bytes, encoding: str | None) -> str:
 def _end(command: Command) -> dict[str, int]:
     if not command.state.ended:
         return {}
-    if command.signal is not None and command.state is CommandState.EXITED:
-        return {"exit_code": _SIGNAL_BASE + command.signal, "signal": command.signal}
-    return {"exit_code": NO_EXIT_CODE if command.exit_code is None else command.exit_code}
+    signal = {} if command.signal is None else {"signal": command.signal}
+    return {"exit_code": _exit_code(command)} | signal
+
+
+def _exit_code(command: Command) -> int:
+    """Tell the code of a command that ended by itself; a kill's is no code of the command."""
+    if command.state is not CommandState.EXITED:
+        return NO_EXIT_CODE
+    if command.signal is not None:
+        return _SIGNAL_BASE + command.signal
+    return NO_EXIT_CODE if command.exit_code is None else command.exit_code
 
 
 def _message(command: Command) -> str:

@@ -23,6 +23,7 @@ STATUS: dict[type[OwnUpError], HTTPStatus] = {
     errors.UnauthorizedError: HTTPStatus.UNAUTHORIZED,
     errors.ForbiddenError: HTTPStatus.FORBIDDEN,
     errors.NotFoundError: HTTPStatus.NOT_FOUND,
+    errors.IdempotencyConflictError: HTTPStatus.CONFLICT,
     errors.StartRefusedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.StartUnknownError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.StartExpiredError: HTTPStatus.GATEWAY_TIMEOUT,

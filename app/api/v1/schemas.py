@@ -1,91 +1,13 @@
-"""The shapes of v1: what is taken in, and how each field of an answer is spelt."""
+"""How each field of a v1 answer is spelt. What v1 takes in is in ``arguments``."""
 
-import re
-from typing import Any
-
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import Schema, fields
 from marshmallow.fields import Boolean, Float, Integer, List, Nested, String
 
-from app.api.parsing import PlainInteger, StrictBoolean
 from app.core.records import CommandState, JobState, PowerAction, VmStatus
-
-MAX_LINE_CHARS = 65_536
-
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
-_TEXT: dict[str, Any] = {"required": "is required", "null": "must be a string", "invalid": "must be a string"}
 
 
 def _about(description: str) -> dict[str, str]:
     return {"description": description}
-
-
-def _check_line(line: str) -> None:
-    """Refuse what no shell could be given.
-
-    Raises:
-        ValidationError: The line is blank, or can't be an argument of a program in UTF-8.
-    """
-    if line and not line.strip():
-        raise ValidationError("must not be blank")
-    if "\0" in line:
-        raise ValidationError("must not contain NUL characters")
-    if _HALF_PAIR.search(line):
-        raise ValidationError("must not contain lone surrogates: they are no Unicode text")
-
-
-# --- requests ---------------------------------------------------------------------------------------------------------
-
-
-class VmPath(Schema):
-    """Path of everything about one VM."""
-
-    vmid = PlainInteger(required=True, metadata=_about("Number of the VM.") | {"example": 10000})
-
-
-class ExecQuery(Schema):
-    """Query of a command's result."""
-
-    pid = PlainInteger(
-        metadata=_about("Guest pid of the command, as POST told it. Without it, whether commands can run is told."),
-    )
-    encoding = String(
-        validate=validate.OneOf(["base64"]),
-        metadata=_about("`base64` gives the bytes of the output; without it they are read as UTF-8."),
-    )
-
-
-class ExecBody(Schema):
-    """A command to run."""
-
-    command = String(
-        required=True,
-        error_messages=_TEXT,
-        validate=[
-            validate.Length(1, MAX_LINE_CHARS, error=f"must be 1 to {MAX_LINE_CHARS:,} characters long"),
-            _check_line,
-        ],
-        metadata=_about("One shell line; the guest's shell interprets it.") | {"example": "uname -a"},
-    )
-
-
-class PowerBody(Schema):
-    """A power action."""
-
-    action = fields.Enum(
-        PowerAction,
-        by_value=String,
-        required=True,
-        error_messages=_TEXT | {"unknown": "must be one of: {choices}"},
-        metadata=_about("What is to be done. shutdown and restart ask the guest, stop doesn't."),
-    )
-    force = StrictBoolean(
-        load_default=False,
-        error_messages={"null": "must be true or false"},
-        metadata=_about("shutdown: pull the plug when the guest doesn't obey; restart: reset without asking."),
-    )
-
-
-# --- answers ----------------------------------------------------------------------------------------------------------
 
 
 class VmSchema(Schema):
@@ -160,7 +82,9 @@ class ExecSchema(Schema):
     exited = Boolean(metadata=_about("Whether nothing more will come. True for every end, whatever it was."))
     exit_code = Integer(
         data_key="exitcode",
-        metadata=_about("Absent while the command runs; 128 + signal if a signal ended it; -1 if there is none."),
+        metadata=_about(
+            "Absent while the command runs; 128 + signal if a signal ended it; -1 if it has none of its own: see state."
+        ),
     )
     signal = Integer(metadata=_about("The signal that ended it; absent otherwise."))
     stdout = String()
@@ -172,6 +96,20 @@ class ExecSchema(Schema):
     running = Boolean(required=True, data_key="vmRunning", metadata=_about("Whether the VM runs now."))
     state = fields.Enum(
         CommandState, by_value=String, metadata=_about("How far the command has come, or how it ended.")
+    )
+    message = String(required=True)
+
+
+class KillSchema(Schema):
+    """A command whose kill was asked for."""
+
+    success = Boolean(required=True)
+    pid = Integer(required=True)
+    exited = Boolean(required=True, metadata=_about("Whether it has ended, by the kill or by itself before."))
+    exit_code = Integer(data_key="exitcode", metadata=_about("As the command's result has it."))
+    signal = Integer(metadata=_about("As the command's result has it."))
+    state = fields.Enum(
+        CommandState, by_value=String, required=True, metadata=_about("`cancelled` if the kill ended it.")
     )
     message = String(required=True)
 

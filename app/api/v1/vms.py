@@ -5,8 +5,9 @@ from typing import Any
 from app.access import Principal, Scope
 from app.api.requires import requires
 from app.api.v1 import bodies
+from app.api.v1.arguments import PowerBody, VmPath
 from app.api.v1.face import V1Blueprint, example
-from app.api.v1.schemas import PowerBody, PowerSchema, StatusSchema, VmPath, VmSchema
+from app.api.v1.schemas import PowerSchema, StatusSchema, VmSchema
 from app.core.records import PowerAction
 from app.services import services
 
