@@ -15,7 +15,9 @@ worker_class = "gthread"
 workers = _SETTINGS.processes
 threads = _SETTINGS.threads
 timeout = 30  # seconds without a sign of life of the process, not of a request
-graceful_timeout = int(_SETTINGS.exec_start_timeout_s) + 10  # the longest answer is that of a command that expires
+graceful_timeout = (
+    int(max(_SETTINGS.exec_start_timeout_s + 5, _SETTINGS.exec_kill_wait_s)) + 10
+)  # the usual longest answers
 keepalive = 75  # seconds; clients that poll keep their connection
 limit_request_line = 8190
 limit_request_fields = 100

@@ -62,13 +62,19 @@ class Starter:
             facts = await self._open(command_id, guest)
             _check_allowed(facts)
         except AgentError as exc:
-            await self._end(command_id, CommandState.FAILED, str(exc))
+            # Claimed all the same: only who has the claim may say that it has not run.
+            if await self._claim(command_id):
+                await self._end(command_id, CommandState.FAILED, str(exc))
             return
+        claim = await self._claim(command_id)
+        if claim is not None:
+            await self._send(claim, guest, facts)
+
+    async def _claim(self, command_id: str) -> store.commands.Claim | None:
         claim = await self._outcomes.persist(store.commands.claim(command_id))
         if claim is None:
             await self.expire_if_undelivered(command_id)
-            return
-        await self._send(claim, guest, facts)
+        return claim
 
     async def _open(self, command_id: str, guest: StartableGuest) -> AgentFacts:
         """Open the channel, and where the command says so wait for the agent of a booting VM.
