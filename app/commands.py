@@ -47,6 +47,7 @@ _UNDELIVERED = "The command could not be delivered within {:g} s; it has not run
 _NO_REPLY = "The command was sent to the guest agent and no reply came; it may have run"
 _STORE_LOST = "The data store went away while the command was being delivered; it may have run"
 _GONE = "The record of the command is not in the data store any more; it may have run"
+_OUT_OF_SIGHT = "The command was started; its VM or its record is not there any more, it may have run to its end"
 
 
 @dataclass(frozen=True)
@@ -115,17 +116,50 @@ class Commands:
         mark = idempotency.mark_recorded(command.account, command.vmid, key)
         return self._deliver(view, command, order, (mark,), on_repeat)
 
-    def result(self, principal: Principal, vmid: int, pid: int) -> tuple[VmView, Result]:
-        """Read what is known of a command, in one round trip; the guest isn't asked.
+    def run(
+        self,
+        principal: Principal,
+        view: VmView,
+        order: Order,
+        request_id: str,
+        *,
+        idempotency_key: str | None,
+        on_repeat: Callable[[], None],
+    ) -> tuple[VmView, Result]:
+        """Start a command as ``start`` does, and wait for its end as long as the order says.
+
+        Effect: the line may run in the guest, at most once.
+
+        Returns:
+            What is known when it has ended, or when the time is up: its pid at least.
+
+        Raises:
+            StartFailedError: As ``start`` raises it; or what it started can't be seen any more and may have run.
+        """
+        started = self.start(
+            principal, view, order, request_id, idempotency_key=idempotency_key, on_repeat=on_repeat
+        )
+        try:
+            return self._await_end(principal, (view, Result(started, b"", b"")), order.wait_s)
+        except NotFoundError as exc:
+            raise StartUnknownError(_OUT_OF_SIGHT) from exc
+
+    def result(self, principal: Principal, vmid: int, pid: int, *, wait_s: float) -> tuple[VmView, Result]:
+        """Read what is known of a command, in one round trip, or wait for its end; the guest isn't asked.
+
+        Args:
+            principal: Who asks.
+            vmid: The VM.
+            pid: The command's process id in the guest.
+            wait_s: How long its end is waited for, where it hasn't come yet.
 
         Raises:
             NotFoundError: The principal has no such VM, or no command with this pid is known in it.
         """
-        view, result = self.store.run_both(vms.read(vmid), commands.read_result(vmid, pid))
-        known = owned(principal, view)
-        if result is None or result.command.account != principal.account:
-            raise NotFoundError("Command")
-        return known, result
+        known = _shown(principal, *self.store.run_both(vms.read(vmid), commands.read_result(vmid, pid)))
+        if known[1].command.state.ended or wait_s == 0:
+            return known
+        return self._await_end(principal, known, wait_s)
 
     def kill(self, principal: Principal, view: VmView, pid: int) -> Command:
         """Have a running command killed and wait a while for its end. One that has ended stays as it ended.
@@ -150,6 +184,29 @@ class Commands:
             self.dispatch.put(command.node, KILL_COMMAND, (command.id,), timeout_s=RQ_MARGIN_S)
             ended = wait(woken, self.settings.exec_kill_wait_s, lambda: self._find_ended(command.id))
         return ended or self._get(command.id)
+
+    def _await_end(
+        self, principal: Principal, known: tuple[VmView, Result], wait_s: float
+    ) -> tuple[VmView, Result]:
+        """Wait for a command's end and tell what is known then, or when the time is up.
+
+        Redis is asked once now, because what was told before has woken nobody here, and then when there is news.
+
+        Raises:
+            NotFoundError: The VM or the record has gone.
+        """
+        command = known[1].command
+        both = vms.read(command.vmid), commands.find_result(command.id)
+
+        def look() -> tuple[VmView, Result] | None:
+            nonlocal known
+            known = _shown(principal, *self.store.run_both(*both))
+            return known if known[1].command.state.ended else None
+
+        with self.wakeups.expect(command.id) as woken:
+            woken.set()
+            wait(woken, wait_s, look, reread_s=wait_s)
+        return known
 
     def _new_command(self, principal: Principal, view: VmView, order: Order, request_id: str) -> Command:
         created_at = self.clock()
@@ -260,6 +317,18 @@ class Commands:
     def _find_ended(self, command_id: str) -> Command | None:
         command = self._get(command_id)
         return command if command.state.ended else None
+
+
+def _shown(principal: Principal, view: VmView | None, result: Result | None) -> tuple[VmView, Result]:
+    """Let a principal see what was read.
+
+    Raises:
+        NotFoundError: Nothing was read, or it belongs to another account.
+    """
+    known = owned(principal, view)
+    if result is None or result.command.account != principal.account:
+        raise NotFoundError("Command")
+    return known, result
 
 
 def _insist_on_running(view: VmView, order: Order) -> None:

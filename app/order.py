@@ -2,9 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from app.core.records import CommandRequest
+
+LONGEST_WAIT_S = 60
+"""How long one request may wait for the end of a command, at most; proxies in between often give up soon after."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,11 +18,13 @@ class Order:
         request: What is to be run.
         timeout_s: Run deadline, counted from the start; ``None`` lets it run for ever.
         wait_for_agent_s: How much longer than usual its delivery may take, because the VM is still booting.
+        wait_s: How long its end is waited for. No part of what is wanted: orders that differ in it alone are equal.
     """
 
     request: CommandRequest
     timeout_s: float | None = None
     wait_for_agent_s: float = 0.0
+    wait_s: float = field(default=0.0, compare=False)
 
     def fingerprint(self) -> str:
         """Digest what is wanted: equal orders, and no others, have equal digests.

@@ -19,12 +19,16 @@ from app.core.store import WAKE_CHANNEL
 T = TypeVar("T")
 
 REREAD_S = 1.0
-"""A waiter reads the record at least this often, whatever wake-ups come."""
+"""Who waits for what may also become true by the mere passing of time looks at least this often."""
 
 _LOG = logging.getLogger(__name__)
 _LISTEN_S = 0.2
 """How often the listening thread looks whether it should end; it asks Redis nothing meanwhile."""
 _PAUSE_S = 0.2
+_UNANSWERED_PINGS = 25
+"""After so many the subscription is given up. The client sends them once nothing has come for ``health_check_interval``,
+one each ``_LISTEN_S``: this is how a connection is noticed that has died without a word.
+"""
 
 
 class Wakeups:
@@ -85,6 +89,8 @@ class Wakeups:
             subscription.subscribe(WAKE_CHANNEL)
             while not self._closing.is_set():
                 message = subscription.get_message(timeout=_LISTEN_S)
+                if subscription.health_check_response_counter > _UNANSWERED_PINGS:
+                    raise redis.TimeoutError("Redis doesn't answer the subscription")
                 if message is not None and message["type"] == "subscribe":
                     self._wake_all()
                 elif message is not None and message["type"] == "message":
@@ -103,20 +109,25 @@ class Wakeups:
                     event.set()
 
 
-def wait(woken: threading.Event, timeout_s: float, look: Callable[[], T | None]) -> T | None:
-    """Look at a record after every wake-up, until there is something to see. An absence of Redis is sat out.
+def wait(
+    woken: threading.Event, timeout_s: float, look: Callable[[], T | None], *, reread_s: float = REREAD_S
+) -> T | None:
+    """Look at a record after every wake-up and at the end, until there is something to see.
+
+    An absence of Redis is sat out.
 
     Args:
         woken: As ``Wakeups.expect`` gives it.
         timeout_s: How long to wait at most.
         look: Reads the record; ``None`` goes on waiting.
+        reread_s: How often to look at least, whatever wake-ups come.
 
     Returns:
         What ``look`` saw, ``None`` if it saw nothing in time.
     """
     deadline_s = time.monotonic() + timeout_s
     while (left_s := deadline_s - time.monotonic()) > 0:
-        woken.wait(min(REREAD_S, left_s))
+        woken.wait(min(reread_s, left_s))
         woken.clear()
         try:
             seen = look()

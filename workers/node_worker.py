@@ -10,7 +10,9 @@ A job's function is looked up in the table this worker was given, never imported
 import asyncio
 import contextlib
 import logging
+import os
 import queue
+import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -66,7 +68,12 @@ class NodeWorker(BaseWorker):
             jobs: The coroutine function for each function name that may stand in a job.
         """
         super().__init__(
-            [queue_name], name=name, connection=connection, serializer=JSONSerializer, worker_ttl=_WORKER_TTL_S
+            [queue_name],
+            name=name,
+            connection=connection,
+            serializer=JSONSerializer,
+            worker_ttl=_WORKER_TTL_S,
+            prepare_for_work=False,  # it would ask Redis, which may be away: ``_register`` does it
         )
         self._jobs = jobs
         self._stopping = threading.Event()
@@ -188,6 +195,8 @@ class NodeWorker(BaseWorker):
         # What a dead worker took and never began goes back to the queue; records see to it that nothing runs twice.
         while self.connection.lmove(self._queue.intermediate_queue_key, self._queue.key, "RIGHT", "LEFT"):
             continue
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
+        self._set_ip_address(self.connection)
         self.register_birth()
         self.set_state(WorkerStatus.IDLE)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from app.core.errors import SocketTakenError
 
 _HOLDER_BYTES = 32
+_UNIX_SOCKETS = Path("/proc/net/unix")
+_LISTENING = "00010000"
 
 
 class SocketLock:
@@ -54,3 +56,12 @@ def _holder(fd: int) -> str:
     if pid == str(os.getpid()):
         return "another connection of this same process"
     return f"another OwnUp process with pid {pid}" if pid.isdecimal() else "another OwnUp process"
+
+
+def is_listening(socket_path: Path) -> bool:
+    """Tell whether somebody listens on a unix socket, without connecting: that would disturb whoever is served there.
+
+    Source: proc(5), /proc/net/unix: flags 00010000 mark a listening socket; the path is the last field.
+    """
+    lines = _UNIX_SOCKETS.read_text(errors="replace").splitlines()
+    return any(fields[3] == _LISTENING and fields[-1] == str(socket_path) for fields in map(str.split, lines))

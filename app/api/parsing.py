@@ -19,6 +19,7 @@ from app.core.errors import InvalidRequestError, Problem
 MAX_INTEGER = 2**63 - 1
 
 _DIGITS = re.compile(r"[0-9]{1,19}")
+_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 class PlainInteger(fields.Integer):
@@ -32,6 +33,15 @@ class PlainInteger(fields.Integer):
         if not 1 <= number <= MAX_INTEGER:
             raise ValidationError(f"must be an integer from 1 to {MAX_INTEGER}")
         return number
+
+
+class PlainNumber(fields.Float):
+    """A number of a query: decimal digits, perhaps with a fraction; no sign, no exponent."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> float:
+        if not _DECIMAL.fullmatch(value):
+            raise self.make_error("invalid")
+        return float(value)
 
 
 class StrictBoolean(fields.Boolean):

@@ -75,7 +75,10 @@ def example(halves: Mapping[str, type]) -> str:
         for field in dataclasses.fields(settings):
             readers.setdefault(field.metadata["name"], []).append(half)
             declared[field.metadata["name"]] = field.metadata
-    blocks = ["# Every variable OwnUp reads, with its default. Copy to .env, or set them in the environment."]
+    blocks = [
+        "# Every variable OwnUp reads, with its default. Neither half reads this file: put what differs into their\n"
+        "# environment, for instance by `set -a; . ./.env` in a shell or EnvironmentFile= in a systemd unit."
+    ]
     blocks += [_block(meta, " and ".join(readers[name])) for name, meta in declared.items()]
     return "\n\n".join(blocks) + "\n"
 

@@ -134,7 +134,7 @@ class CommandStart:
 
     pid: int
     started_at: datetime
-    agent_identity: str | None
+    agent_identity: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

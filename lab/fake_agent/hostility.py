@@ -81,18 +81,26 @@ class ManyValues(Behaviour):
 class GiantResult(Behaviour):
     """Says that the program has exited and wrote more than any agent keeps: `size_bytes` of base64."""
 
-    def __init__(self, size_bytes: int = 60_000_000) -> None:
+    def __init__(self, size_bytes: int = 60_000_000, *, spoilt: bytes = b"") -> None:
         self._size_bytes = size_bytes
+        self._spoilt = spoilt
 
     async def attend(self, exchange: Exchange) -> None:
         """Write it, without ever holding it."""
         block = base64.b64encode(MARK * (BLOCK_BYTES // len(MARK) // 3 * 3))
-        await exchange.port.write(b'{"return": {"exited": true, "exitcode": 0, "out-data": "')
+        await exchange.port.write(b'{"return": {"exited": true, "exitcode": 0, "out-data": "' + self._spoilt)
         for _ in range(self._size_bytes // len(block)):
             if exchange.asker_left:
                 return
             await exchange.port.write(block)
         await exchange.port.write(b'"}, "id": %b}\n' % json.dumps(exchange.request_id).encode())
+
+
+class BadResult(GiantResult):
+    """Says the same, in something like base64."""
+
+    def __init__(self) -> None:
+        super().__init__(spoilt=b"&" + MARK)
 
 
 class Trickle(Behaviour):
@@ -132,6 +140,7 @@ HOSTILE: Mapping[str, type[Behaviour]] = {
     "events-for-ever": EventsForEver,
     "many-values": ManyValues,
     "giant-result": GiantResult,
+    "bad-result": BadResult,
     "trickle": Trickle,
     "fat-file": FatFile,
     "refusal-with-text": RefusalWithText,

@@ -79,10 +79,12 @@ class Guests:
     def stop_agents(self) -> None:
         processes.stop(self._agents.values(), grace_s=2)
 
-    def ended_agents(self) -> list[Guest]:
-        """Name the agents that have ended by themselves."""
-        agents = self._agents
-        return [guest for guest in self.fleet if guest.vmid in agents and agents[guest.vmid].process.poll() is not None]
+    def find_fallen(self) -> Iterator[tuple[Guest, int]]:
+        """Find the agents that have ended by themselves, and with which status."""
+        for guest in self.fleet:
+            agent = self._agents.get(guest.vmid)
+            if agent is not None and (status := agent.process.poll()) is not None:
+                yield guest, status
 
     def _argv(self, guest: Guest) -> list[str]:
         if guest.peer is Peer.QEMU_GA:

@@ -43,6 +43,8 @@ class Outcome:
     plan: Plan
     verdict: Verdict
     faults: Counter[FaultKind]
+    hung_up_agents: int
+    """How often a qemu-ga ended by itself, because its client was killed before its reply."""
     duration_s: float
     worker_rss_bytes: int
     folder: Path
@@ -68,10 +70,10 @@ def run(seed: int, size: Size, *, limit_s: float, say: Say) -> Outcome:
         verdict = judge(scene.collect(found.tickets))
         verdict.violations += [Violation("something ended by itself", note=note) for note in scene.stage.fallen]
         verdict.violations += [Violation("the run itself", note=note) for note in found.notes]
-        rss_bytes = scene.stage.worker_rss_bytes()
+        rss_bytes, hung_up = scene.stage.worker_rss_bytes(), scene.stage.hung_up_agents
     if not verdict.violations:
         shutil.rmtree(folder)
-    return Outcome(plan, verdict, found.faults, time.monotonic() - began_s, rss_bytes, folder)
+    return Outcome(plan, verdict, found.faults, hung_up, time.monotonic() - began_s, rss_bytes, folder)
 
 
 @dataclass(frozen=True)

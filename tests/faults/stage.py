@@ -20,6 +20,7 @@ from lab import LabError, processes
 from lab.demo import Api, read_key
 from lab.run import ping_redis
 from tests.faults.guests import Guests
+from tests.faults.plan import Peer
 
 NODE = "node-1"
 
@@ -62,6 +63,8 @@ class Stage:
         self.port = _free_port()
         self.fallen: list[str] = []
         """What ended without having been told to."""
+        self.hung_up_agents = 0
+        """How often a qemu-ga ended because its client was killed before its reply (only one that listens does)."""
 
     def start(self) -> Api:
         """Start everything; answer the way in, with a key that may do all."""
@@ -86,8 +89,11 @@ class Stage:
             if child.process.poll() is not None:
                 self.fallen.append(f"{name} ended by itself, with status {child.process.returncode}")
                 self.start_redis() if name == "redis" else self._start(name, self._procfile[name])
-        for guest in self._guests.ended_agents():
-            self.fallen.append(f"the agent of VM {guest.vmid} ended by itself")
+        for guest, status in list(self._guests.find_fallen()):
+            if guest.peer is Peer.QEMU_GA and status == 0:
+                self.hung_up_agents += 1
+            else:
+                self.fallen.append(f"the agent of VM {guest.vmid} ended by itself, with status {status}")
             self._guests.start_agent(guest)
 
     def kill_worker(self) -> None:

@@ -26,6 +26,7 @@ def _what_happened(outcome: Outcome) -> Iterator[tuple[str, object]]:
         yield f"guests: {peer}", count
     for kind, count in sorted(outcome.faults.items()):
         yield kind.value, count
+    yield "qemu-ga ended by itself, as its client was killed", outcome.hung_up_agents
     yield "worker's memory at the end", f"{outcome.worker_rss_bytes / 2**20:.0f} MiB"
 
 

@@ -82,6 +82,7 @@ CASES = {
     "newlines before the sync": ("guest-sync-delimited=newlines-for-ever", MARK),
     "60 MB of base64": ("guest-exec-status=giant-result", MARK),
     "long file for a short read": ("guest-file-read=fat-file", MARK),
+    "bad base64": ("guest-exec-status=bad-result", MARK),
     "trickle": ("guest-exec-status=trickle", MARK),
     "error without class": ("guest-exec-status=error-without-class", b"something went wrong"),
     "refusal": ("guest-exec-status=refusal-with-text", MARK),
@@ -97,10 +98,12 @@ def test_case(folder, worker, customer, pulses, case):
     worker.forget_peak()
     began = time.monotonic()
     cpu = worker.cpu_s()
-    vmids = range(HOSTILE, HOSTILE + HOSTILE_AGENTS)
-    with fake_agents(folder, HOSTILE, HOSTILE_AGENTS, "--misbehave", rule):
+    first = HOSTILE + list(CASES).index(case) * 10
+    vmids = range(first, first + HOSTILE_AGENTS)
+    with fake_agents(folder, first, HOSTILE_AGENTS, "--misbehave", rule):
         for vmid in vmids:
             worker.carry(vmid, folder / f"{vmid}.qga")
+        until(10, "carried", lambda: all(customer.vm(vmid) for vmid in vmids))
         commands = [customer.start(vmid, "echo mine") for vmid in vmids for _ in range(3)]
         time.sleep(CASE_S)
         ended = time.monotonic()

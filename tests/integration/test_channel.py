@@ -48,7 +48,7 @@ async def run(channel, line):
 async def poll_to_end(channel, pid):
     async with asyncio.timeout(20):
         while True:
-            status = wire.load_exec_status(await channel.call("guest-exec-status", {"pid": pid}, timeout_s=20))
+            status = await channel.exec_status(pid, timeout_s=20)
             if status.exited:
                 return status
             await asyncio.sleep(0.002)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from app.core.errors import MonitorAbsentError, MonitorError
+from app.core.errors import MonitorAbsentError, MonitorError, SocketTakenError
 from workers.socket_lock import SocketLock
 from workers.qmp.monitor import Monitor
 
@@ -290,7 +290,7 @@ async def test_a_lock_that_the_caller_has_stays_the_callers(qemu: Qemu, events: 
     monitor = Monitor(qemu.qmp, on_event=events.add)
     await monitor.connect(TIMEOUT_S, lock=lock)
     await monitor.close()
-    with pytest.raises(MonitorError, match="already used"):
+    with pytest.raises(SocketTakenError, match="already used"):
         SocketLock.take(qemu.qmp)
     lock.release()
     lock.release()

@@ -62,8 +62,7 @@ async def _exit_code(guest: Reachable, helper_pid: int) -> int | None:
     """Wait for the helper's end, so that its record doesn't stay in the agent's memory."""
     async with asyncio.timeout(_HELPER_TIMEOUT_S):
         while True:
-            reply = await guest.channel.call("guest-exec-status", {"pid": helper_pid}, timeout_s=_RPC_TIMEOUT_S)
-            status = wire.load_exec_status(reply)
+            status = await guest.channel.exec_status(helper_pid, timeout_s=_RPC_TIMEOUT_S)
             if status.exited:
                 return status.exit_code
             await asyncio.sleep(_POLL_PAUSE_S)

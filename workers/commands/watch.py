@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from app.core.clock import now
 from app.core.errors import AgentError, AgentProtocolError, AgentRefusedError
@@ -171,6 +171,7 @@ class _Follow:
                 return _lost(self._loss)
             raise
         finally:
+            self._search = None  # with it goes what it found, or an exception that would hold it: megabytes, perhaps
             if self._killer is not None:
                 self._killer.cancel()
 
@@ -218,7 +219,7 @@ class _Follow:
             _LostError: It never will say.
         """
         try:
-            return wire.load_exec_status(await self._ask_status())
+            return await self._ask_status()
         except AgentProtocolError as exc:
             raise _LostError(f"the guest agent's answer can't be read ({exc})") from exc
         except AgentError as exc:
@@ -231,14 +232,14 @@ class _Follow:
                 raise _LostError(f"the guest agent has not answered for {away_s:.0f} s") from exc
         return None
 
-    async def _ask_status(self) -> Any:
-        # open() and call() follow each other without giving way to the loop while a session is open, so the session
-        # that is asked is the one whose identity was looked at.
+    async def _ask_status(self) -> wire.ExecStatus:
+        # open() and exec_status() follow each other without giving way to the loop while a session is open, so the
+        # session that is asked is the one whose identity was looked at.
         channel, told = self._guest.channel, self.running.agent_identity
         facts = await channel.open()
         if facts.identity != told and facts.identity is not None and told is not None:
             raise _LostError("the guest agent was restarted while the command ran")
-        return await channel.call("guest-exec-status", {"pid": self.running.pid}, timeout_s=_FETCH_TIMEOUT_S)
+        return await channel.exec_status(self.running.pid, timeout_s=_FETCH_TIMEOUT_S)
 
     async def _pause(self, pause_s: float) -> bool:
         """Wait before the next poll.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.core.errors import AgentProtocolError, AgentUnavailableError, SocketTakenError
+from app.core.errors import AgentProtocolError, AgentRefusedError, AgentUnavailableError, SocketTakenError
 from workers.qga import identity, wire
 from workers.qga.session import Session
 from workers.socket_lock import SocketLock
@@ -19,6 +19,8 @@ from workers.socket_lock import SocketLock
 _TELL_GRACE_S = 0.5
 _SHUN_S = 5.0
 """How long an agent that doesn't speak the protocol is left alone, so that it can't keep the worker busy."""
+_PROBATION_S = 30.0
+"""It is left alone if it does so again within this time: once can happen to an agent that is restarted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Channel:
             rpc_timeout_s: For each of the questions that opening asks.
             idle_close_s: Let the socket go after so long without a call, for other software; 0 keeps it.
             on_end: Called when a session that had been open has ended.
-            long_replies: How many long replies all channels that share it read at the same time; ``None`` is one here.
+            long_replies: How many long replies all channels that share it receive at once; ``None`` is one here.
         """
         self.path = path
         self._sync_timeout_s = sync_timeout_s
@@ -67,10 +69,12 @@ class Channel:
         self._idle_close_s = idle_close_s
         self._on_end = on_end
         self._long_replies = long_replies or asyncio.Semaphore(1)
-        self._shunned_until_s = 0.0
+        self._misbehaved_s = float("-inf")
+        self._shunned_until_s = float("-inf")
         self._lock: SocketLock | None = None
         self._session: Session | None = None
         self._facts: AgentFacts | None = None
+        self._flags_fixed = False
         self._opening: asyncio.Task[Session] | None = None
         self._calls_under_way = 0
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -110,6 +114,17 @@ class Channel:
         finally:
             self._calls_under_way -= 1
             self._rest()
+
+    async def exec_status(self, pid: int, *, timeout_s: float) -> wire.ExecStatus:
+        """Ask how a program is getting on. The agent tells its end once, and forgets it.
+
+        Raises:
+            AgentError: As for ``call``.
+        """
+        reply = await self.call("guest-exec-status", {"pid": pid}, timeout_s=timeout_s)
+        status = wire.load_exec_status(reply, flags_fixed=self._flags_fixed)
+        self._flags_fixed = status.flags_fixed
+        return status
 
     async def tell(self, rpc: str, arguments: Mapping[str, object] | None = None) -> None:
         """Send an RPC that has no success reply, such as guest-shutdown.
@@ -151,27 +166,41 @@ class Channel:
     async def _open_session(self) -> Session:
         await self.reset()
         self._own_socket()
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._shunned_until_s:
+        if asyncio.get_running_loop().time() < self._shunned_until_s:
             raise AgentUnavailableError("the QEMU Guest Agent sent what no agent sends; it is left alone for a while")
         try:
             session = await self._synchronise()
         except AgentProtocolError:
-            self._shunned_until_s = loop.time() + _SHUN_S
+            self._judge()
             raise
         self._session = session
         self._rest()
         return session
 
+    def _judge(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._misbehaved_s < _PROBATION_S:
+            self._shunned_until_s = now_s + _SHUN_S
+        self._misbehaved_s = now_s
+
+    def _end(self, misbehaved: bool) -> None:  # noqa: FBT001 - a session tells it, with nothing else
+        if misbehaved:
+            self._judge()
+        self._on_end()
+
     async def _synchronise(self) -> Session:
         session = await Session.open(
-            self.path, timeout_s=self._sync_timeout_s, long_replies=self._long_replies, on_end=self._on_end
+            self.path, timeout_s=self._sync_timeout_s, long_replies=self._long_replies, on_end=self._end
         )
         try:
             self._facts = await self._ask_facts(session)
+        except AgentRefusedError as exc:
+            await session.close()
+            raise AgentUnavailableError("the QEMU Guest Agent refuses to say what it can do") from exc
         except BaseException:
             await session.close()
             raise
+        self._flags_fixed = wire.has_fixed_flags(self._facts.version)
         return session
 
     async def _ask_facts(self, session: Session) -> AgentFacts:

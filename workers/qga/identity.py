@@ -17,6 +17,8 @@ _FILE_RPCS = frozenset({"guest-file-open", "guest-file-read", "guest-file-close"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _OWN_STAT = "/proc/self/stat"
 _READ_BYTES = 512
+_READ_CHARS = 2048
+"""As many characters of base64 are looked at, whatever comes for ``_READ_BYTES``."""
 _START_TIME_FIELD = 19
 """Index after the closing bracket of the program name (Source: proc(5), field 22, starttime)."""
 
@@ -72,6 +74,6 @@ async def _read_file(session: Asks, path: str, timeout_s: float) -> str:
     finally:
         await session.call("guest-file-close", {"handle": handle}, timeout_s=timeout_s)
     try:
-        return base64.b64decode(reply["buf-b64"]).decode("utf-8", "replace")
+        return base64.b64decode(reply["buf-b64"][:_READ_CHARS]).decode("utf-8", "replace")
     except (binascii.Error, KeyError, TypeError, ValueError) as exc:
         raise AgentProtocolError("the agent's reply to guest-file-read is malformed") from exc

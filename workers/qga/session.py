@@ -9,9 +9,10 @@ import contextlib
 import logging
 import secrets
 import socket
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
 from qemu.qmp.message import Message
@@ -26,13 +27,19 @@ from app.core.errors import (
     AgentUnavailableError,
 )
 from workers.qga import wire
+from workers.qga.window import Window
 
-_CHUNK_BYTES = 64 * 1024
+_CHUNK_BYTES = 16 * 1024
 _CLOSE_TIMEOUT_S = 1.0
+_REQUEST_ID_BYTES = 64
+"""What the id and its quotes add to a request, at the most."""
+_LONG_RPCS = frozenset({"guest-exec-status"})
+"""What may be answered with a long reply; one to anything else is broken off where it becomes long."""
 _LONG_REPLY_TIMEOUT_S = 30.0
 """For one long reply, once it is its turn: 64 MiB at the 9 MB/s of an emulated guest take 8 s."""
 _PATIENCE_S = 60.0
 """For one short reply at most, however many other requests the agent answers meanwhile."""
+_IN_MEMORY_BYTES = 1024 * 1024
 _STRAYS_LIMIT = 1000
 """How many replies to nobody a session takes: late ones are normal, a flood isn't."""
 
@@ -53,6 +60,7 @@ class _AgentClient(QMPClient):
         self.logger = _silent
         self._long_replies = long_replies
         self._strays = 0
+        self.long_calls = 0
         self.heard_s = 0.0
         self.await_greeting = False
         self.negotiate = False
@@ -70,16 +78,51 @@ class _AgentClient(QMPClient):
         except asyncio.IncompleteReadError as exc:
             raise EOFError from exc
         except asyncio.LimitOverrunError:
-            # Few at a time on the whole node, and not for long: this is what bounds the worker's memory.
+            line = await self._receive_long_line(self._reader)
+        reply = wire.load_reply(line)
+        del line  # an exception keeps what its frames hold until the garbage collector comes, which counts no bytes
+        if reply is None:
+            raise AgentProtocolError("the agent sent what is no reply")
+        return Message(reply)
+
+    async def _receive_long_line(self, reader: asyncio.StreamReader) -> bytes:
+        if not self.long_calls:
+            raise AgentProtocolError("the agent's reply is too long for what was asked")
+        try:
             async with self._long_replies, asyncio.timeout(_LONG_REPLY_TIMEOUT_S):
-                return _parsed(await _read_long_line(self._reader))
-        return _parsed(line)
+                # Mostly on disk: a slow sender occupies no memory, so that many can be received at once.
+                with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as line:
+                    while not await self._receive_part(reader, line):
+                        if line.tell() > wire.REPLY_LIMIT_BYTES:
+                            raise AgentProtocolError("the agent's reply is too long")
+                    line.seek(0)
+                    return line.read()
+        except TimeoutError as exc:
+            raise AgentProtocolError("the agent's reply takes too long") from exc
+
+    async def _receive_part(self, reader: asyncio.StreamReader, line: IO[bytes]) -> bool:
+        """Receive a part of a line; answer whether it was the last.
+
+        Raises:
+            EOFError: The connection ended.
+        """
+        last = True
+        try:
+            part = await reader.readuntil(b"\n")
+        except asyncio.IncompleteReadError as exc:
+            raise EOFError from exc
+        except asyncio.LimitOverrunError as exc:
+            part, last = await reader.readexactly(exc.consumed), False
+        line.write(part)
+        self.heard_s = asyncio.get_running_loop().time()
+        return last
 
     async def _on_message(self, msg: Message) -> None:
         request_id = msg.get("id")
         if request_id is None and "error" in msg:
             raise AgentProtocolError("the agent could not read a request")
-        if isinstance(request_id, str) and request_id in self._pending:
+        # An agent has no events; QMPClient would keep each one that came.
+        if isinstance(request_id, str) and request_id in self._pending and "event" not in msg:
             self.heard_s = asyncio.get_running_loop().time()
             await super()._on_message(msg)
             return
@@ -97,14 +140,15 @@ class _AgentClient(QMPClient):
 class Session:
     """A connection to an agent between two syncs. After any time-out it is closed and never used again."""
 
-    def __init__(self, sock: socket.socket, client: _AgentClient, on_end: Callable[[], None]) -> None:
+    def __init__(self, sock: socket.socket, client: _AgentClient, on_end: Callable[[bool], None]) -> None:
         self._sock = sock
         self._client = client
+        self._window = Window()
         self._watcher = asyncio.create_task(self._watch(on_end))
 
     @classmethod
     async def open(
-        cls, path: Path, *, timeout_s: float, long_replies: asyncio.Semaphore, on_end: Callable[[], None]
+        cls, path: Path, *, timeout_s: float, long_replies: asyncio.Semaphore, on_end: Callable[[bool], None]
     ) -> "Session":
         """Connect and synchronise.
 
@@ -114,8 +158,8 @@ class Session:
         Args:
             path: The agent socket.
             timeout_s: For connecting and synchronising together.
-            long_replies: How many long replies the whole node reads at the same time.
-            on_end: Called once when the connection ends, whoever ended it.
+            long_replies: How many long replies the whole node receives at the same time.
+            on_end: Called once when the connection ends, with whether that was for what the far end sent.
 
         Raises:
             AgentUnavailableError: Nobody listens on the socket, or nobody answered in time; nothing ran.
@@ -162,8 +206,11 @@ class Session:
             AgentSilentError: Sent, but the time was up or the connection ended before the reply. The session is closed.
             AgentProtocolError: The reply is malformed.
         """
+        self._client.long_calls += rpc in _LONG_RPCS
+        message = QMPClient.make_execute_msg(rpc, arguments)
         try:
-            return await self._await_reply(rpc, arguments, timeout_s)
+            async with self._window.room(len(bytes(message)) + _REQUEST_ID_BYTES):
+                return await self._await_reply(message, timeout_s)
         except TimeoutError as exc:
             await self.close()
             raise AgentSilentError(f"{rpc}: no reply within {timeout_s:g} s") from exc
@@ -175,11 +222,13 @@ class Session:
             raise AgentRefusedError(rpc, exc.error_class[:64], str(exc)[:1000]) from exc
         except BadReplyError as exc:
             raise AgentProtocolError(f"{rpc}: the agent's reply is malformed") from exc
+        finally:
+            self._client.long_calls -= rpc in _LONG_RPCS
 
-    async def _await_reply(self, rpc: str, arguments: Mapping[str, object] | None, timeout_s: float) -> Any:
+    async def _await_reply(self, message: Message, timeout_s: float) -> Any:
         loop = asyncio.get_running_loop()
         sent_s = loop.time()
-        reply = asyncio.ensure_future(self._client.execute(rpc, arguments))
+        reply = asyncio.ensure_future(self._client.execute_msg(message))
         try:
             while not reply.done():
                 until_s = min(max(sent_s, self._client.heard_s) + timeout_s, sent_s + max(timeout_s, _PATIENCE_S))
@@ -219,32 +268,18 @@ class Session:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await asyncio.shield(self._watcher)
 
-    async def _watch(self, on_end: Callable[[], None]) -> None:
+    async def _watch(self, on_end: Callable[[bool], None]) -> None:
         while self._client.runstate is Runstate.RUNNING:
             await self._client.runstate_changed()
+        self._window.open_for_all()
+        misbehaved = False
         # disconnect() raises once more whatever ended the connection, and must be called to free the client.
         with contextlib.suppress(Exception):
-            await self._client.disconnect()
-        on_end()
-
-
-def _parsed(line: bytes) -> Message:
-    wire.check_reply(line)
-    return Message(line, eager=True)
-
-
-async def _read_long_line(reader: asyncio.StreamReader) -> bytes:
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        try:
-            line += await reader.readuntil(b"\n")
-        except asyncio.LimitOverrunError as exc:
-            line += await reader.readexactly(exc.consumed)
-        except asyncio.IncompleteReadError as exc:
-            raise EOFError from exc
-        if len(line) > wire.REPLY_LIMIT_BYTES:
-            raise AgentProtocolError("the agent's reply is too long")
-    return bytes(line)
+            try:
+                await self._client.disconnect()
+            except AgentProtocolError:
+                misbehaved = True
+        on_end(misbehaved)
 
 
 def _connect(sock: socket.socket, path: Path) -> None:
@@ -270,3 +305,4 @@ async def _synchronise(sock: socket.socket) -> None:
             raise AgentUnavailableError("the VM's agent socket was closed by the other side")
         if scanner.feed(data):
             return
+        await asyncio.sleep(0)  # bytes that are there already are received without giving way to anybody

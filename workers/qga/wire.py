@@ -6,6 +6,7 @@ guest-info; what is marked *measured* was seen on qemu-ga 7.2.
 
 import base64
 import binascii
+import contextlib
 import json
 import secrets
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ STREAM_LIMIT_BYTES = 16 * 1024 * 1024
 """qemu-ga keeps this much of each output stream, reads on and throws the rest away."""
 
 SMALL_REPLY_BYTES = 256 * 1024
-"""Replies up to here are read at any time; longer ones, which hold output or a file, a few at a time."""
+"""Replies up to here are taken at any time; longer ones only where output was asked for."""
 
 REPLY_LIMIT_BYTES = 64 * 1024 * 1024
 """The longest reply line: two full streams are about 45 MiB of base64."""
@@ -33,6 +34,9 @@ _LONG_REPLY_VALUES = 64
 """How many values a long reply may hold. Without this, 64 MiB of ``[],`` would become gigabytes of lists."""
 
 _SYNC_LINE_LIMIT_BYTES = 4096
+
+_STREAM_LIMIT_CHARS = (STREAM_LIMIT_BYTES // 3 + 2) * 4
+"""So much base64 is decoded of a stream, a little more than a full one has."""
 
 
 def make_sync_id() -> int:
@@ -93,7 +97,7 @@ class SyncScanner:
         if not self._line.endswith(b"\n"):
             return False
         line, self._line = bytes(self._line), None
-        if not self._is_reply(line):
+        if str(self._sync_id).encode() not in line or not self._is_reply(line):
             return False
         self.discarded_bytes -= len(SENTINEL) + len(line)
         return True
@@ -118,6 +122,7 @@ class ExecStatus:
         stderr: Head of its standard error.
         out_truncated: Standard output was longer.
         err_truncated: Standard error was longer.
+        flags_fixed: Whether the agent is known to say "not cut" only where nothing was cut.
     """
 
     exited: bool
@@ -127,6 +132,7 @@ class ExecStatus:
     stderr: bytes = b""
     out_truncated: bool = False
     err_truncated: bool = False
+    flags_fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +148,22 @@ class AgentInfo:
     enabled: frozenset[str]
 
 
-def check_reply(line: bytes) -> None:
-    """Check what a reply would cost, before it is parsed: long is only what holds long strings.
+def load_reply(line: bytes) -> dict[str, Any] | None:
+    """Read one line of the agent; a long one only where it can't cost much more than its length.
 
-    Raises:
-        AgentProtocolError: It is too long, or holds too many values for its length.
+    Returns:
+        The reply; ``None`` if it isn't one. No exception, which would keep the line for as long as somebody keeps it.
     """
-    if len(line) > REPLY_LIMIT_BYTES:
-        raise AgentProtocolError("the agent's reply is too long")
-    if len(line) > SMALL_REPLY_BYTES and sum(map(line.count, (b"[", b"{", b","))) > _LONG_REPLY_VALUES:
-        raise AgentProtocolError("the agent's reply holds too many values")
+    long = len(line) > SMALL_REPLY_BYTES
+    if long and (len(line) > REPLY_LIMIT_BYTES or sum(map(line.count, (b"[", b"{", b","))) > _LONG_REPLY_VALUES):
+        return None
+    try:
+        reply = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(reply, dict) or (long and not isinstance(reply.get("return"), dict)):
+        return None
+    return reply
 
 
 def dump_exec(
@@ -183,23 +195,29 @@ def load_pid(reply: Any) -> int:
     return pid
 
 
-def load_exec_status(reply: Any) -> ExecStatus:
-    """Read the reply to guest-exec-status.
+def load_exec_status(reply: Any, *, flags_fixed: bool = False) -> ExecStatus:
+    """Read the reply to guest-exec-status, and take the output out of it.
+
+    Args:
+        reply: The reply.
+        flags_fixed: Whether the agent is known to have fixed truncation flags.
 
     Raises:
         AgentProtocolError: It isn't what qemu-ga sends.
     """
     if not _member(reply, "exited", bool):
-        return ExecStatus(exited=False)
-    stdout, stderr = _data(reply, "out-data"), _data(reply, "err-data")
+        return ExecStatus(exited=False, flags_fixed=flags_fixed)
+    stdout, stderr = _take_data(reply, "out-data"), _take_data(reply, "err-data")
+    fixed = flags_fixed or _shows_fix(reply, "out-truncated", stdout) or _shows_fix(reply, "err-truncated", stderr)
     return ExecStatus(
         exited=True,
         exit_code=_optional_int(reply, "exitcode"),
         signal=_optional_int(reply, "signal"),
         stdout=stdout,
         stderr=stderr,
-        out_truncated=_is_truncated(reply, "out-truncated", stdout),
-        err_truncated=_is_truncated(reply, "err-truncated", stderr),
+        out_truncated=_is_truncated(reply, "out-truncated", stdout, fixed=fixed),
+        err_truncated=_is_truncated(reply, "err-truncated", stderr, fixed=fixed),
+        flags_fixed=fixed,
     )
 
 
@@ -214,21 +232,39 @@ def load_info(reply: Any) -> AgentInfo:
     return AgentInfo(_member(reply, "version", str)[:64], frozenset(name for name in enabled if isinstance(name, str)))
 
 
-def _is_truncated(reply: Mapping[str, Any], flag: str, data: bytes) -> bool:
+def has_fixed_flags(version: str) -> bool:
+    """Tell by its version whether an agent surely has the fixed truncation flags; stable releases got the fix, too."""
+    numbers = version.split(".")
+    return len(numbers) > 1 and all(n.isdecimal() for n in numbers[:2]) and [int(n) for n in numbers[:2]] >= [10, 2]
+
+
+def _shows_fix(reply: Mapping[str, Any], flag: str, data: bytes) -> bool:
+    """Tell whether a stream shows the fix: its flag stands there though it is too short to be cut."""
+    return flag in reply and len(data) < STREAM_LIMIT_BYTES
+
+
+def _is_truncated(reply: Mapping[str, Any], flag: str, data: bytes, *, fixed: bool) -> bool:
     """Tell whether output was cut.
 
     Source: QEMU commit 28c5d27d (2025): before it the flag's key appears only when output was cut, and its value is
-    false. A fixed agent sends the key with the data always, so ``false`` counts as cut only at the limit.
+    false. A fixed agent sends the key with the data always. So ``false`` at the limit counts as cut, unless the agent
+    is known to be a fixed one.
     """
-    return reply.get(flag) is True or (flag in reply and len(data) >= STREAM_LIMIT_BYTES)
+    at_limit = flag in reply and len(data) >= STREAM_LIMIT_BYTES
+    return reply.get(flag) is True or len(data) > STREAM_LIMIT_BYTES or (at_limit and not fixed)
 
 
-def _data(reply: Mapping[str, Any], name: str) -> bytes:
-    text = reply.get(name, "")
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, TypeError, ValueError) as exc:
-        raise AgentProtocolError(f"the agent's {name} is not base64") from exc
+def _take_data(reply: dict[str, Any], name: str) -> bytes:
+    """Take output out of a reply, which is not to hold its megabytes any longer than it must.
+
+    Raises:
+        AgentProtocolError: It isn't base64.
+    """
+    text = reply.pop(name, "")
+    with contextlib.suppress(binascii.Error, TypeError, ValueError):
+        return base64.b64decode(text[:_STREAM_LIMIT_CHARS], validate=True)
+    del text
+    raise AgentProtocolError(f"the agent's {name} is not base64")
 
 
 def _optional_int(reply: Mapping[str, Any], name: str) -> int | None:

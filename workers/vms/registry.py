@@ -15,8 +15,8 @@ from workers.vms.vm import Vm
 _log = logging.getLogger(__name__)
 
 _RESTART_S = 1.0
-_LONG_REPLIES = 2
-"""How many results of megabytes the node reads at the same time: each may take some 200 MB meanwhile."""
+_LONG_REPLIES = 32
+"""How many results of megabytes the node receives at the same time: each may take 64 MiB of disk meanwhile."""
 
 _Stamp = tuple[int, int, int]
 

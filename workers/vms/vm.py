@@ -18,6 +18,7 @@ from app.core.records import VmStatus
 from workers.qga.channel import Channel
 from workers.qmp.monitor import Monitor
 from workers.settings import WorkerSettings
+from workers.socket_lock import is_listening
 from workers.vms.definition import VmDefinition
 from workers.vms.figures import Figures, Sampler
 
@@ -217,7 +218,7 @@ class Vm:
                 self._guest_gone(self.definition.vmid, "the VM was reset")
                 await self.channel.reset()
             elif name == "SHUTDOWN":
-                self._see_stopped("the VM was shut down")
+                self._see_stopped("the VM was switched off")
                 await self._let_exit(events, ended)
             if not ended.done():
                 await self._look(monitor)
@@ -280,12 +281,19 @@ class Vm:
             return _NOT_RUNNING
         if self._status is not VmStatus.RUNNING:
             return f"VM is {self._status}"
-        if self._port_open is False:
+        if self._port_open is False and not await self._has_port_opened():
             return _NOT_CONNECTED
         try:
             return await self._ask_agent()
         except AgentError as exc:
             return str(exc)
+
+    async def _has_port_opened(self) -> bool:
+        """Ask QEMU again: a port without an id sends no event when the guest opens it."""
+        with contextlib.suppress(MonitorError):
+            if self.monitor is not None:
+                self._port_open = await self.monitor.agent_port_open(self.definition.qga)
+        return self._port_open is not False
 
     async def _ask_agent_only(self) -> str:
         """Find out through the agent socket alone whether the VM is there, and the agent in it."""
@@ -301,7 +309,7 @@ class Vm:
 
     async def _ask_agent(self) -> str:
         idle = self.channel.facts is None and self._agent_message == AVAILABLE
-        if idle and self._settings.agent_idle_close_s > 0 and self._status is VmStatus.RUNNING:
+        if idle and self._settings.agent_idle_close_s > 0 and is_listening(self.definition.qga):
             return AVAILABLE  # the socket was let go for other software; a command opens it again
         facts = await self.channel.open()
         if not facts.enabled >= {"guest-exec", "guest-exec-status"}:

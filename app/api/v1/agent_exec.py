@@ -39,6 +39,7 @@ _RUNNING = {
     "state": "running",
     "message": "Command is still running",
 }
+_STARTED = {"success": True, "pid": 150476, "command": "echo OK", "message": "Command execution started"}
 _PROBE = {"success": True, "available": True, "message": "QEMU Guest Agent is available", "vmRunning": True}
 _CANCELLED = {
     "success": True,
@@ -67,12 +68,11 @@ _STILL_RUNNING = {
 @blueprint.response(
     200,
     ExecStartedSchema,
-    example=example({
-        "success": True,
-        "pid": 150476,
-        "command": "uname -a",
-        "message": "Command execution started",
-    }),
+    examples={
+        "started": {"value": example(_STARTED)},
+        "with wait, and it has ended": {"value": example(_STARTED | _EXITED)},
+        "with wait, and the time is up": {"value": example(_STARTED | _RUNNING)},
+    },
     headers={
         "Idempotency-Replayed": {
             "description": "`true` if an earlier request with this Idempotency-Key has started the command.",
@@ -83,12 +83,15 @@ _STILL_RUNNING = {
 def start_command(
     order: Order, *, principal: Principal, vmid: int, idempotency_key: str | None = None
 ) -> dict[str, Any]:
-    """Run a command in a VM."""
+    """Run a command in a VM, and wait for its end where the body says so."""
     view = services().inventory.get_vm(principal, vmid)
-    started = services().commands.start(
-        principal, view, order, request_id(), idempotency_key=idempotency_key, on_repeat=_tell_replay
-    )
-    return bodies.exec_started(started, order.request.line)
+    commands = services().commands
+    repeats: _Repeats = {"idempotency_key": idempotency_key, "on_repeat": _tell_replay}
+    if order.wait_s == 0:
+        started = commands.start(principal, view, order, request_id(), **repeats)
+        return bodies.exec_started(started, order.request.line)
+    view, result = commands.run(principal, view, order, request_id(), **repeats)
+    return bodies.exec_run(view, result, order.request.line)
 
 
 @blueprint.route("/vm/<vmid>/agent/exec", methods=["GET"])
@@ -106,12 +109,12 @@ def start_command(
     },
 )
 def read_command(
-    principal: Principal, vmid: int, pid: int | None = None, encoding: str | None = None
+    principal: Principal, vmid: int, wait_s: float, pid: int | None = None, encoding: str | None = None
 ) -> dict[str, Any]:
-    """Read the result of a command (with pid), or ask whether commands can run (without)."""
+    """Read the result of a command or wait for it (with pid), or ask whether commands can run (without)."""
     if pid is None:
         return bodies.exec_probe(services().inventory.get_vm(principal, vmid))
-    view, result = services().commands.result(principal, vmid, pid)
+    view, result = services().commands.result(principal, vmid, pid, wait_s=wait_s)
     return bodies.exec_result(view, result, encoding)
 
 

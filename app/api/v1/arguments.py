@@ -6,9 +6,9 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, post_load, validate
 from marshmallow.fields import String
 
-from app.api.parsing import PlainInteger, StrictBoolean, StrictNumber
+from app.api.parsing import PlainInteger, PlainNumber, StrictBoolean, StrictNumber
 from app.core.records import CommandRequest, PowerAction
-from app.order import Order
+from app.order import LONGEST_WAIT_S, Order
 
 MAX_LINE_CHARS = 65_536
 MAX_STDIN_BYTES = 1_048_576
@@ -23,7 +23,8 @@ _ENV_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 """Source: POSIX.1-2017, Base Definitions, 3.235 Name; a shell can use no other variables."""
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _TIMEOUT_RANGE = f"must be a number of seconds above 0 and up to {MAX_TIMEOUT_S}"
-_WAIT_RANGE = f"must be a number of seconds from 0 to {MAX_WAIT_FOR_AGENT_S}"
+_WAIT_FOR_AGENT_RANGE = f"must be a number of seconds from 0 to {MAX_WAIT_FOR_AGENT_S}"
+_WAIT_RANGE = f"must be a number of seconds from 0 to {LONGEST_WAIT_S}"
 _TEXT: dict[str, Any] = {"required": "is required", "null": "must be a string", "invalid": "must be a string"}
 
 
@@ -134,6 +135,16 @@ class ExecQuery(Schema):
         validate=validate.OneOf(["base64"]),
         metadata=_about("`base64` gives the bytes of the output; without it they are read as UTF-8."),
     )
+    wait_s = PlainNumber(
+        data_key="wait",
+        load_default=0.0,
+        error_messages=_always(_WAIT_RANGE),
+        validate=validate.Range(0, LONGEST_WAIT_S, error=_WAIT_RANGE),
+        metadata=_about(
+            "With a pid: seconds to wait for the command's end. The answer comes as soon as it has ended, or with what "
+            "is known when the time is up."
+        ),
+    )
 
 
 class KillQuery(Schema):
@@ -200,15 +211,25 @@ class ExecBody(Schema):
     wait_for_agent_s = StrictNumber(
         data_key="wait_for_agent",
         load_default=0.0,
-        error_messages=_always(_WAIT_RANGE),
-        validate=validate.Range(0, MAX_WAIT_FOR_AGENT_S, error=_WAIT_RANGE),
+        error_messages=_always(_WAIT_FOR_AGENT_RANGE),
+        validate=validate.Range(0, MAX_WAIT_FOR_AGENT_S, error=_WAIT_FOR_AGENT_RANGE),
         metadata=_about("Seconds the start may wait for the guest agent of a VM that is booting."),
+    )
+    wait_s = StrictNumber(
+        data_key="wait",
+        load_default=0.0,
+        error_messages=_always(_WAIT_RANGE),
+        validate=validate.Range(0, LONGEST_WAIT_S, error=_WAIT_RANGE),
+        metadata=_about(
+            "Seconds to wait for the command's end. The answer comes as soon as it has ended, or with what is known "
+            "when the time is up, and has the fields of its result too."
+        ),
     )
 
     @post_load
     def make_order(self, given: dict[str, Any], **_kwargs: Any) -> Order:
         """Make the order of the fields."""
-        limits = {name: given.pop(name) for name in ("timeout_s", "wait_for_agent_s") if name in given}
+        limits = {name: given.pop(name) for name in ("timeout_s", "wait_for_agent_s", "wait_s") if name in given}
         return Order(request=CommandRequest(**given), **limits)
 
 

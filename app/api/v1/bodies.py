@@ -79,6 +79,11 @@ def exec_started(command: Command, line: str) -> dict[str, Any]:
     return {"success": True, "pid": command.pid, "command": line, "message": "Command execution started"}
 
 
+def exec_run(view: VmView, result: Result, line: str) -> dict[str, Any]:
+    """Make the answer to a command that was started and whose end was waited for."""
+    return exec_started(result.command, line) | exec_result(view, result, None)
+
+
 def exec_probe(view: VmView) -> dict[str, Any]:
     """Make the answer to whether a command can run."""
     return {

@@ -66,19 +66,11 @@ class StatusSchema(Schema):
 
 
 class ExecStartedSchema(Schema):
-    """A command that has its pid."""
+    """A command that has its pid. With `wait` in the body also all that its result has, as far as it is known."""
 
     success = Boolean(required=True)
     pid = Integer(required=True, metadata=_about("Its process id in the guest."))
     command = String(required=True)
-    message = String(required=True)
-
-
-class ExecSchema(Schema):
-    """The result of a command; without a pid in the query only `success`, `available`, `message` and `vmRunning`."""
-
-    success = Boolean(required=True)
-    pid = Integer()
     exited = Boolean(metadata=_about("Whether nothing more will come. True for every end, whatever it was."))
     exit_code = Integer(
         data_key="exitcode",
@@ -92,12 +84,25 @@ class ExecSchema(Schema):
     encoding = String(metadata=_about("`base64` if that was asked for; absent otherwise."))
     out_truncated = Boolean(data_key="outTruncated", metadata=_about("Present, and true, if stdout was cut."))
     err_truncated = Boolean(data_key="errTruncated", metadata=_about("Present, and true, if stderr was cut."))
-    available = Boolean(required=True, metadata=_about("Whether the guest agent takes commands now."))
-    running = Boolean(required=True, data_key="vmRunning", metadata=_about("Whether the VM runs now."))
+    available = Boolean(metadata=_about("Whether the guest agent takes commands now."))
+    running = Boolean(data_key="vmRunning", metadata=_about("Whether the VM runs now."))
     state = fields.Enum(
         CommandState, by_value=String, metadata=_about("How far the command has come, or how it ended.")
     )
     message = String(required=True)
+
+
+class ExecSchema(ExecStartedSchema):
+    """The result of a command; without a pid in the query only `success`, `available`, `message` and `vmRunning`."""
+
+    class Meta:
+        """Whoever reads a result knows which command it is of."""
+
+        exclude = ("command",)
+
+    pid = Integer()
+    available = Boolean(required=True, metadata=_about("Whether the guest agent takes commands now."))
+    running = Boolean(required=True, data_key="vmRunning", metadata=_about("Whether the VM runs now."))
 
 
 class KillSchema(Schema):

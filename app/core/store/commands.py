@@ -80,6 +80,11 @@ local cmd = 'ownup:cmd:' .. id
 return {redis.call('HGETALL', cmd), redis.call('GET', cmd .. ':out'), redis.call('GET', cmd .. ':err')}
 """
 
+_FIND_RESULT = """
+local cmd = 'ownup:cmd:' .. ARGV[1]
+return {redis.call('HGETALL', cmd), redis.call('GET', cmd .. ':out'), redis.call('GET', cmd .. ':err')}
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -178,6 +183,11 @@ def is_undelivered(command_id: str) -> Call[bool]:
 def read_result(vmid: int, pid: int) -> Call[Result | None]:
     """Read the latest command that got this pid in this VM, with its output."""
     return script(_READ_RESULT, vmid, pid, load=_load_result)
+
+
+def find_result(command_id: str) -> Call[Result | None]:
+    """Read one command by its id, with its output. Unlike a pid, an id never comes to mean another command."""
+    return script(_FIND_RESULT, command_id, load=_load_result)
 
 
 def list_open(node: str) -> Call[tuple[str, ...]]:

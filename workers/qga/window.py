@@ -1,0 +1,62 @@
+"""How much may be asked of an agent before it has answered: a window of request bytes, first come, first served.
+
+Measured on qemu-ga 7.2 behind a virtio-serial port: with more than 4,096 bytes of unanswered requests the agent stalls,
+and each further write frees exactly one reply. A request longer than that goes alone.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+
+WINDOW_BYTES = 4096
+
+
+class Window:
+    """Room for requests under way. Nobody overtakes: a long request waits until there is room for it alone."""
+
+    def __init__(self, size_bytes: int = WINDOW_BYTES) -> None:
+        self._size_bytes = size_bytes
+        self._used_bytes = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._open = False
+
+    @contextlib.asynccontextmanager
+    async def room(self, request_bytes: int) -> AsyncIterator[None]:
+        """Keep room for a request until it is answered; waits until there is some."""
+        taken_bytes = min(request_bytes, self._size_bytes)
+        await self._take(taken_bytes)
+        try:
+            yield
+        finally:
+            self._give(taken_bytes)
+
+    def open_for_all(self) -> None:
+        """Let everybody through: the session has ended, and each will find that out by itself."""
+        self._open = True
+        self._admit()
+
+    async def _take(self, taken_bytes: int) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((taken_bytes, turn))
+        self._admit()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give(taken_bytes)
+            raise
+
+    def _give(self, taken_bytes: int) -> None:
+        self._used_bytes -= taken_bytes
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting:
+            taken_bytes, turn = self._waiting[0]
+            if not (turn.cancelled() or self._open or self._used_bytes + taken_bytes <= self._size_bytes):
+                return
+            self._waiting.popleft()
+            if not turn.cancelled():
+                self._used_bytes += taken_bytes
+                turn.set_result(None)
