@@ -134,13 +134,12 @@ class Commands:
             What is known when it has ended, or when the time is up: its pid at least.
 
         Raises:
-            StartFailedError: As ``start`` raises it; or what it started can't be seen any more and may have run.
+            StartUnknownError: As ``start`` raises it and all its others; or what was started can't be seen any more.
         """
-        started = self.start(
-            principal, view, order, request_id, idempotency_key=idempotency_key, on_repeat=on_repeat
-        )
+        started = self.start(principal, view, order, request_id, idempotency_key=idempotency_key, on_repeat=on_repeat)
+        running = replace(started, state=CommandState.RUNNING)  # its end isn't told without its output
         try:
-            return self._await_end(principal, (view, Result(started, b"", b"")), order.wait_s)
+            return self._await_end(principal, (view, Result(running, b"", b"")), order.wait_s)
         except NotFoundError as exc:
             raise StartUnknownError(_OUT_OF_SIGHT) from exc
 
@@ -157,9 +156,7 @@ class Commands:
             NotFoundError: The principal has no such VM, or no command with this pid is known in it.
         """
         known = _shown(principal, *self.store.run_both(vms.read(vmid), commands.read_result(vmid, pid)))
-        if known[1].command.state.ended or wait_s == 0:
-            return known
-        return self._await_end(principal, known, wait_s)
+        return known if known[1].command.state.ended else self._await_end(principal, known, wait_s)
 
     def kill(self, principal: Principal, view: VmView, pid: int) -> Command:
         """Have a running command killed and wait a while for its end. One that has ended stays as it ended.
@@ -185,12 +182,10 @@ class Commands:
             ended = wait(woken, self.settings.exec_kill_wait_s, lambda: self._find_ended(command.id))
         return ended or self._get(command.id)
 
-    def _await_end(
-        self, principal: Principal, known: tuple[VmView, Result], wait_s: float
-    ) -> tuple[VmView, Result]:
+    def _await_end(self, principal: Principal, known: tuple[VmView, Result], wait_s: float) -> tuple[VmView, Result]:
         """Wait for a command's end and tell what is known then, or when the time is up.
 
-        Redis is asked once now, because what was told before has woken nobody here, and then when there is news.
+        Redis is asked at once, because what was told before has woken nobody here, and then when there is news.
 
         Raises:
             NotFoundError: The VM or the record has gone.

@@ -6,6 +6,7 @@ Source: gunicorn docs, Settings.
 import os
 
 from app.core.env import load
+from app.order import LONGEST_WAIT_S
 from app.settings import WebSettings
 
 _SETTINGS = load(WebSettings, os.environ)
@@ -16,7 +17,7 @@ workers = _SETTINGS.processes
 threads = _SETTINGS.threads
 timeout = 30  # seconds without a sign of life of the process, not of a request
 graceful_timeout = (
-    int(max(_SETTINGS.exec_start_timeout_s + 5, _SETTINGS.exec_kill_wait_s)) + 10
+    int(max(_SETTINGS.exec_start_timeout_s + 5 + LONGEST_WAIT_S, _SETTINGS.exec_kill_wait_s)) + 10
 )  # the usual longest answers
 keepalive = 75  # seconds; clients that poll keep their connection
 limit_request_line = 8190

@@ -26,8 +26,9 @@ _LISTEN_S = 0.2
 """How often the listening thread looks whether it should end; it asks Redis nothing meanwhile."""
 _PAUSE_S = 0.2
 _UNANSWERED_PINGS = 25
-"""After so many the subscription is given up. The client sends them once nothing has come for ``health_check_interval``,
-one each ``_LISTEN_S``: this is how a connection is noticed that has died without a word.
+"""After so many the subscription is given up: its connection has died without a word.
+
+The Redis client sends them, one each ``_LISTEN_S``, once nothing has come for its ``health_check_interval``.
 """
 
 

@@ -13,6 +13,10 @@ from app.core.errors import SettingsError
 
 Settings = TypeVar("Settings")
 
+_HEADER = """\
+# Every variable OwnUp reads, with its default. Neither half reads this file: put what differs into their
+# environment, for instance by `set -a; . ./.env` in a shell or EnvironmentFile= in a systemd unit."""
+
 _PARSERS: Mapping[Any, Any] = {
     str: str,
     int: int,
@@ -75,10 +79,7 @@ def example(halves: Mapping[str, type]) -> str:
         for field in dataclasses.fields(settings):
             readers.setdefault(field.metadata["name"], []).append(half)
             declared[field.metadata["name"]] = field.metadata
-    blocks = [
-        "# Every variable OwnUp reads, with its default. Neither half reads this file: put what differs into their\n"
-        "# environment, for instance by `set -a; . ./.env` in a shell or EnvironmentFile= in a systemd unit."
-    ]
+    blocks = [_HEADER]
     blocks += [_block(meta, " and ".join(readers[name])) for name, meta in declared.items()]
     return "\n\n".join(blocks) + "\n"
 

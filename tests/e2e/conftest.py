@@ -139,8 +139,13 @@ class Client:
         return self.follow(self.ask_power(vmid, action, force=force))[-1]
 
     def wait_available(self, vmid: int) -> None:
-        """Wait until commands can be run in a VM."""
-        until(BOOT_TIMEOUT_S, f"the agent of VM {vmid} is available", lambda: self.probe(vmid)["available"])
+        """Wait until commands can be run in a VM: it is said, and it is so."""
+
+        def answers() -> bool:
+            told = self.probe(vmid)["available"]
+            return told and self.post(f"/api/vm/{vmid}/agent/exec", command="true").status_code == 200
+
+        until(BOOT_TIMEOUT_S, f"the agent of VM {vmid} is available", answers)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def test_rq_info_shows_the_worker_its_queue_and_no_job_left_behind(stack: Stack,
     assert client.power(vmid, "start")["isCompleted"]
     # Books are kept beside the work, so they may be some milliseconds behind.
     info = until(10, "the worker is idle again", lambda: found if is_idle(found := rq_info(stack.redis_url)) else None)
-    assert re.search(rf"^worker node-1\.\S+ \(.*\) idle {QUEUE}\. jobs: \d+ finished, 0 failed$", info, re.MULTILINE)
+    assert re.search(rf"^worker node-1@\S+ \(.*\) idle {QUEUE}\. jobs: \d+ finished, 0 failed$", info, re.MULTILINE)
     assert re.search(rf"^queue {QUEUE} 0, 0 executing, \d+ finished, 0 failed$", info, re.MULTILINE)
     assert count(info, r"jobs: (\d+) finished") == before + COMMANDS + 1
     assert len(info.strip().splitlines()) == 2, "one queue and one worker"
@@ -74,7 +74,9 @@ def test_a_product_that_is_told_to_end_leaves_no_process_and_no_open_book(
         assert "Traceback" not in stack.printed()
         assert connection.smembers("rq:workers") == set()
         assert not connection.exists("ownup:node:node-1")
-        assert re.search(rf"^queue {QUEUE} 0, 0 executing, \d+ finished, 0 failed$", rq_info(own_redis.url), re.MULTILINE)
+        assert re.search(
+            rf"^queue {QUEUE} 0, 0 executing, \d+ finished, 0 failed$", rq_info(own_redis.url), re.MULTILINE
+        )
         # What ran is not forgotten: the next worker of the node will find out what became of it.
         [open_command] = connection.smembers("ownup:node:node-1:open")
         assert connection.hmget(f"ownup:cmd:{open_command.decode()}", "state", "pid") == [b"running", b"%d" % running]

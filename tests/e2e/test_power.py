@@ -190,7 +190,9 @@ def test_a_killed_agent_comes_back_and_what_it_ran_is_lost(client: Client, vmid:
     assert client.output(vmid, BOOT_ID) == boot_id
 
 
-def test_a_guest_that_ignores_a_shutdown_keeps_its_power_until_it_is_forced(stack: Stack, client: Client, vmid: int) -> None:
+def test_a_guest_that_ignores_a_shutdown_keeps_its_power_until_it_is_forced(
+    stack: Stack, client: Client, vmid: int
+) -> None:
     qemu_pid = client.status(vmid)["qemuPid"]
     stack.freeze(vmid, "qemu-ga acpid")
     job = client.power(vmid, "shutdown")

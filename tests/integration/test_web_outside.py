@@ -84,16 +84,17 @@ class TestOpenApi:
             for example in examples:
                 check(document, content["schema"], example)
                 seen += 1
-        assert seen == 10
+        assert seen == 12
 
     def test_everything_about_starting_a_command_is_there(self, web: Web):
         document = web.http.get("/openapi/v1.json").json
         start = document["paths"]["/api/vm/{vmid}/agent/exec"]["post"]
         body = document["components"]["schemas"]["ExecBody"]
-        assert set(body["properties"]) == {"command", "timeout", "stdin", "env", "cwd", "wait_for_agent"}
+        assert set(body["properties"]) == {"command", "timeout", "stdin", "env", "cwd", "wait_for_agent", "wait"}
         assert body["required"] == ["command"]
         assert body["properties"]["env"]["additionalProperties"] == {"type": "string"}
         assert body["properties"]["wait_for_agent"]["maximum"] == 300
+        assert body["properties"]["wait"]["maximum"] == 60
         (header,) = [entry for entry in start["parameters"] if entry["in"] == "header"]
         assert (header["name"], header["required"]) == ("Idempotency-Key", False)
         assert set(start["responses"]["200"]["headers"]) == {"Idempotency-Replayed"}

@@ -7,7 +7,8 @@ and knows only the pids of the agent's present life.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -24,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 _SHARE_OF_ELAPSED = 0.05
 _SHORTEST_PAUSE_S = 0.001
+_PAUSE_PER_NEIGHBOUR_S = 0.004
 _LONGEST_PAUSE_S = 1.0
 _FETCH_TIMEOUT_S = 60.0
 """For one guest-exec-status: a full result is about 45 MB, and the agent answers nobody else meanwhile."""
@@ -72,6 +74,7 @@ class Watcher:
         self._kill_grace_s = kill_grace_s
         self._follows: dict[str, _Follow] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._crowd: Counter[int] = Counter()
 
     def is_watching(self, command_id: str) -> bool:
         """Tell whether a command is being followed."""
@@ -86,7 +89,14 @@ class Watcher:
             recorded: Done when the record says ``running``; its end is written after that, never before.
         """
         self._lose_namesakes(running)
-        follow = _Follow(running, guest, agent_lost_s=self._agent_lost_s, kill_grace_s=self._kill_grace_s)
+        follow = _Follow(
+            running,
+            guest,
+            agent_lost_s=self._agent_lost_s,
+            kill_grace_s=self._kill_grace_s,
+            neighbours=lambda: self._crowd[running.vmid] - 1,
+        )
+        self._crowd[running.vmid] += 1
         self._follows[running.command_id] = follow
         task = asyncio.create_task(self._see_to_end(follow, recorded))
         self._tasks[running.command_id] = task
@@ -128,6 +138,7 @@ class Watcher:
     def _forget(self, running: Running, task: asyncio.Task[None]) -> None:
         self._tasks.pop(running.command_id, None)
         self._follows.pop(running.command_id, None)
+        self._crowd[running.vmid] -= 1
         if not task.cancelled() and task.exception() is not None:
             extra = {"command_id": running.command_id, "vmid": running.vmid}
             _log.error("watch_failed", exc_info=task.exception(), extra=extra)
@@ -140,8 +151,17 @@ class _LostError(Exception):
 class _Follow:
     """One command, from its pid to its end."""
 
-    def __init__(self, running: Running, guest: Guest, *, agent_lost_s: float, kill_grace_s: float) -> None:
+    def __init__(
+        self,
+        running: Running,
+        guest: Guest,
+        *,
+        agent_lost_s: float,
+        kill_grace_s: float,
+        neighbours: Callable[[], int],
+    ) -> None:
         self.running = running
+        self._neighbours = neighbours
         self._guest = guest
         self._agent_lost_s = agent_lost_s
         self._kill_grace_s = kill_grace_s
@@ -203,7 +223,7 @@ class _Follow:
                 return await self._exited(status)
             if self._killer is not None and self._killer.done():
                 return self._unended()
-            if await self._pause(poll_pause_s(answered_s - since_s)):
+            if await self._pause(poll_pause_s(answered_s - since_s, neighbours=self._neighbours())):
                 since_s = answered_s
 
     async def _ask(self, answered_s: float) -> wire.ExecStatus | None:
@@ -292,9 +312,15 @@ class _Follow:
         return "Command was cancelled; its process group was killed"
 
 
-def poll_pause_s(elapsed_s: float) -> float:
-    """Decide how long to wait before the next poll: 5 % of the time elapsed, at most a second."""
-    return min(max(elapsed_s * _SHARE_OF_ELAPSED, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S)
+def poll_pause_s(elapsed_s: float, *, neighbours: int = 0) -> float:
+    """Decide how long to wait before the next poll: 5 % of the time elapsed, at most a second.
+
+    Args:
+        elapsed_s: Since the command started.
+        neighbours: Other commands that run in the same guest: their polls are the same agent's work.
+    """
+    shortest_s = max(_SHORTEST_PAUSE_S, neighbours * _PAUSE_PER_NEIGHBOUR_S)
+    return min(max(elapsed_s * _SHARE_OF_ELAPSED, shortest_s), _LONGEST_PAUSE_S)
 
 
 def _has_forgotten(exc: AgentError) -> bool:

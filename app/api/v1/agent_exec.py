@@ -85,12 +85,11 @@ def start_command(
 ) -> dict[str, Any]:
     """Run a command in a VM, and wait for its end where the body says so."""
     view = services().inventory.get_vm(principal, vmid)
-    commands = services().commands
-    repeats: _Repeats = {"idempotency_key": idempotency_key, "on_repeat": _tell_replay}
+    view, result = services().commands.run(
+        principal, view, order, request_id(), idempotency_key=idempotency_key, on_repeat=_tell_replay
+    )
     if order.wait_s == 0:
-        started = commands.start(principal, view, order, request_id(), **repeats)
-        return bodies.exec_started(started, order.request.line)
-    view, result = commands.run(principal, view, order, request_id(), **repeats)
+        return bodies.exec_started(result.command, order.request.line)
     return bodies.exec_run(view, result, order.request.line)
 
 
