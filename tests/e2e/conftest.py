@@ -1,4 +1,4 @@
-"""The whole product for all end-to-end tests: web, worker, a private Redis and three real VMs, as `make run` starts them.
+"""The whole product for all end-to-end tests: web, worker, a private Redis and real VMs, as `make run` starts them.
 
 Tests are clients of its API like any other; what a person at the keyboard of the node could touch (definition files,
 Redis, processes) is named by `Stack` too.

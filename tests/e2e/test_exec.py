@@ -66,7 +66,7 @@ def test_stdout_and_stderr_come_apart(client: Client, vmid: int) -> None:
 
 
 def test_utf8_stays_intact_both_ways(client: Client, vmid: int) -> None:
-    text = "Grüße, 世界 – 🐧 é\u0301"
+    text = "Grüße, 世界 → 🐧 é\u0301"
     result = client.run(vmid, f"printf %s '{text}' | wc -c; printf %s '{text}' >&2")
     assert (int(result["stdout"]), result["stderr"]) == (len(text.encode()), text)
 

@@ -64,7 +64,7 @@ def test_an_endless_line_after_a_sentinel_takes_no_memory():
     scanner.feed(wire.SENTINEL)
     for _ in range(100):
         scanner.feed(b"x" * 65536)
-    assert scanner._line is None
+    assert len(scanner._tail) < 10_000
     assert scanner.feed(b"\n" + reply(42)) is True
 
 

@@ -8,6 +8,7 @@ import base64
 import binascii
 import contextlib
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,10 +31,9 @@ REPLY_LIMIT_BYTES = 64 * 1024 * 1024
 JUNK_LIMIT_BYTES = 96 * 1024 * 1024
 """How much may come before the reply to a sync: one reply to an earlier client, and a good deal more."""
 
-_LONG_REPLY_VALUES = 64
-"""How many values a long reply may hold. Without this, 64 MiB of ``[],`` would become gigabytes of lists."""
-
 _SYNC_LINE_LIMIT_BYTES = 4096
+
+_OPENING = re.compile(rb'\s*:\s*"')
 
 _STREAM_LIMIT_CHARS = (STREAM_LIMIT_BYTES // 3 + 2) * 4
 """So much base64 is decoded of a stream, a little more than a full one has."""
@@ -62,7 +62,8 @@ class SyncScanner:
 
     def __init__(self, sync_id: int) -> None:
         self._sync_id = sync_id
-        self._line: bytearray | None = None
+        self._digits = str(sync_id).encode()
+        self._tail = b""
         self.discarded_bytes = 0
 
     def feed(self, data: bytes) -> bool:
@@ -76,31 +77,21 @@ class SyncScanner:
         """
         if self.discarded_bytes > JUNK_LIMIT_BYTES:
             raise AgentProtocolError("the agent sends without end")
-        parts = data.splitlines(keepends=True)
-        for position, part in enumerate(parts, start=1):
-            if self._take(part):
-                if position < len(parts):
+        self.discarded_bytes += len(data)
+        window = self._tail + data
+        # Only lines that hold the number are looked at: junk of millions of lines must not cost millions of steps.
+        digits = window.find(self._digits)
+        while digits >= 0 and (end := window.find(b"\n", digits) + 1):
+            line = window[window.rfind(b"\n", 0, digits) + 1 : end]
+            _, sentinel, after = line.rpartition(SENTINEL)
+            if sentinel and self._is_reply(after):
+                self.discarded_bytes -= len(sentinel + after)
+                if end < len(window):
                     raise AgentProtocolError("the agent sent more than the reply to guest-sync-delimited")
                 return True
+            digits = window.find(self._digits, end)
+        self._tail = window[-_SYNC_LINE_LIMIT_BYTES:]
         return False
-
-    def _take(self, part: bytes) -> bool:
-        _, sentinel, after = part.rpartition(SENTINEL)
-        if sentinel:
-            self._line = bytearray(after)
-        elif self._line is not None:
-            self._line += part
-        self.discarded_bytes += len(part)
-        if self._line is None or len(self._line) > _SYNC_LINE_LIMIT_BYTES:
-            self._line = None
-            return False
-        if not self._line.endswith(b"\n"):
-            return False
-        line, self._line = bytes(self._line), None
-        if str(self._sync_id).encode() not in line or not self._is_reply(line):
-            return False
-        self.discarded_bytes -= len(SENTINEL) + len(line)
-        return True
 
     def _is_reply(self, line: bytes) -> bool:
         try:
@@ -149,21 +140,38 @@ class AgentInfo:
 
 
 def load_reply(line: bytes) -> dict[str, Any] | None:
-    """Read one line of the agent; a long one only where it can't cost much more than its length.
+    """Read one line of the agent. Of a long one the output is not parsed, and nothing else of it may be long.
 
     Returns:
-        The reply; ``None`` if it isn't one. No exception, which would keep the line for as long as somebody keeps it.
+        The reply, long output as bytes; ``None`` if it isn't one. No exception, which would keep the line as long as
+        somebody keeps it.
     """
-    long = len(line) > SMALL_REPLY_BYTES
-    if long and (len(line) > REPLY_LIMIT_BYTES or sum(map(line.count, (b"[", b"{", b","))) > _LONG_REPLY_VALUES):
-        return None
+    outputs = {}
+    if len(line) > SMALL_REPLY_BYTES:
+        for name in ("out-data", "err-data"):
+            line, outputs[name] = _cut_out(line, name)
+        if len(line) > SMALL_REPLY_BYTES:
+            return None
     try:
         reply = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(reply, dict) or (long and not isinstance(reply.get("return"), dict)):
+    if not isinstance(reply, dict):
         return None
+    result = reply.get("return")
+    if isinstance(result, dict):
+        result.update((name, data) for name, data in outputs.items() if data)
     return reply
+
+
+def _cut_out(line: bytes, name: str) -> tuple[bytes, bytes]:
+    """Cut the value of a member out of a line, where it is a string; base64 holds no quotation mark."""
+    key = f'"{name}"'.encode()
+    opening = _OPENING.match(line, line.find(key) + len(key)) if key in line else None
+    end = line.find(b'"', opening.end()) if opening else -1
+    if opening is None or end < 0:
+        return line, b""
+    return line[: opening.end()] + line[end:], line[opening.end() : end]
 
 
 def dump_exec(
