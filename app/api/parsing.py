@@ -88,7 +88,8 @@ class RequestParser(FlaskParser):
         Raises:
             InvalidRequestError: One that the schema knows is given more than once.
         """
-        repeated = [name for name in schema.fields if len(req.args.getlist(name)) > 1]
+        names = (field.data_key or name for name, field in schema.fields.items())
+        repeated = [name for name in names if len(req.args.getlist(name)) > 1]
         if repeated:
             raise InvalidRequestError(*(Problem(name, "must be given only once") for name in repeated))
         return req.args.to_dict()

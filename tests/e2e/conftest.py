@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -142,8 +143,10 @@ class Client:
         """Wait until commands can be run in a VM: it is said, and it is so."""
 
         def answers() -> bool:
-            told = self.probe(vmid)["available"]
-            return told and self.post(f"/api/vm/{vmid}/agent/exec", command="true").status_code == 200
+            if not self.probe(vmid)["available"]:
+                return False
+            status: int = self.post(f"/api/vm/{vmid}/agent/exec", command="true").status_code
+            return status == HTTPStatus.OK
 
         until(BOOT_TIMEOUT_S, f"the agent of VM {vmid} is available", answers)
 

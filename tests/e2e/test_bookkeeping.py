@@ -21,7 +21,7 @@ COMMANDS = 5
 
 def rq_info(redis_url: str) -> str:
     """Ask as a person would."""
-    argv = [Path(sys.executable).with_name("rq"), "info", "--raw", "--url", redis_url]
+    argv = [str(Path(sys.executable).with_name("rq")), "info", "--raw", "--url", redis_url]
     return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout
 
 

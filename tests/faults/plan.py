@@ -35,6 +35,7 @@ class FaultKind(StrEnum):
     WORKER_KILL = "worker: SIGKILL"
     REDIS_KILL = "Redis: SIGKILL"
     REDIS_SHUTDOWN = "Redis: SHUTDOWN"
+    REDIS_STALL = "Redis: stalled for seconds (SIGSTOP)"
     AGENT_KILL = "agent: SIGKILL"
     GUEST_AGENT_KILL = "agent in the VM: SIGKILL"
     VM_RESET = "VM: reset"
@@ -47,6 +48,7 @@ class Size:
     commands: int
     worker_kills: int
     redis_restarts: int
+    redis_stalls: int
     agent_restarts: int
     agents: int
     span_s: float
@@ -151,6 +153,9 @@ def _draw_faults(rng: random.Random, size: Size, guests: Sequence[Guest]) -> tup
         # The last one stays away for longer than a node counts as alive without a heartbeat.
         down_s = 12.0 if index == size.redis_restarts - 1 > 1 else rng.uniform(0.0, 4.0)
         faults.append(Fault(_moment(rng, size), kind, down_s=down_s))
+    # Stalled for longer than web and worker wait for it: it does all the same what it was asked meanwhile.
+    stalls_s = [rng.uniform(2.2, 4.0) for _ in range(size.redis_stalls)]
+    faults += [Fault(_moment(rng, size), FaultKind.REDIS_STALL, down_s=stall_s) for stall_s in stalls_s]
     faults += [_draw_agent_restart(rng, size, guests, index) for index in range(size.agent_restarts)]
     return tuple(sorted(faults, key=lambda fault: fault.at_s))
 

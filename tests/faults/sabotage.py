@@ -4,11 +4,13 @@ Works in the main thread, which alone may start processes; what it asks of the A
 """
 
 import random
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 from http.client import HTTPException
 
@@ -24,7 +26,7 @@ _PAUSE_S = 1.0
 _JOB_TIMEOUT_S = 60.0
 _FIRST_KILLER = 90000
 
-_REDIS = {FaultKind.REDIS_KILL, FaultKind.REDIS_SHUTDOWN}
+_REDIS = {FaultKind.REDIS_KILL, FaultKind.REDIS_SHUTDOWN, FaultKind.REDIS_STALL}
 
 
 class Saboteur:
@@ -90,10 +92,13 @@ class Saboteur:
             case FaultKind.REDIS_KILL | FaultKind.REDIS_SHUTDOWN:
                 self._stage.end_redis(politely=fault.kind is FaultKind.REDIS_SHUTDOWN)
                 self._returns[_target(fault)] = now_s + fault.down_s, self._stage.start_redis
+            case FaultKind.REDIS_STALL:
+                self._stage.signal_redis(signal.SIGSTOP)
+                self._returns[_target(fault)] = now_s + fault.down_s, partial(self._stage.signal_redis, signal.SIGCONT)
             case FaultKind.AGENT_KILL:
                 guest = self._guests[fault.vmid or 0]
                 self._all_guests.kill_agent(guest)
-                self._returns[_target(fault)] = now_s + fault.down_s, lambda: self._all_guests.start_agent(guest)
+                self._returns[_target(fault)] = now_s + fault.down_s, partial(self._all_guests.start_agent, guest)
             case FaultKind.GUEST_AGENT_KILL:
                 self._pending.append(self._errands.submit(self._kill_guest_agent))
                 return

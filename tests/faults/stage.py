@@ -5,6 +5,7 @@ Every process is started from the main thread: the kernel ends a child of ours w
 
 import os
 import shlex
+import signal
 import socket
 import sys
 import time
@@ -110,6 +111,9 @@ class Stage:
         with redis.Redis(unix_socket_path=str(self._redis_socket), retry=Retry(NoBackoff(), 0)) as client:
             client.shutdown(nosave=True)
         process.wait(_REDIS_STOP_TIMEOUT_S)
+
+    def signal_redis(self, number: signal.Signals) -> None:
+        self._children["redis"].process.send_signal(number)
 
     def start_redis(self) -> None:
         """Start Redis on what it has kept.

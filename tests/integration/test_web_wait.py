@@ -14,8 +14,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from werkzeug.test import TestResponse
 
+from app import serving
 from app.core import clock
-from app.core.records import CommandEnd, CommandStart, CommandState
+from app.core.records import CommandEnd, CommandState
 from app.core.store import WAKE_CHANNEL, Call, Store, commands, vms
 from app.core.store.commands import Claim
 from app.wakeups import Wakeups
@@ -450,11 +451,4 @@ def test_subscription_that_died_without_a_word_is_replaced(own_redis: RedisServe
 
 
 def test_longest_wait_fits_into_the_time_a_stopping_server_gives():
-    from app import serving  # noqa: PLC0415 - it reads the environment
-
     assert serving.graceful_timeout > 60
-
-
-def test_start_that_is_written_down_is_what_the_played_worker_says():
-    """The played worker moves records as the real one does: started, then ended."""
-    assert CommandStart(pid=PID, started_at=clock.now()).pid == PID

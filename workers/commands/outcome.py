@@ -24,7 +24,7 @@ _LONGEST_PAUSE_S = 2.0
 _SMALL_BYTES = 256 * 1024
 """Compressing and writing more than this is done beside the loop, so that other VMs don't wait."""
 _LARGE_AT_ONCE = 2
-"""How many large results are compressed at the same time: each takes up to 64 MiB meanwhile."""
+"""How many large results are delivered at the same time: each takes some 100 MiB meanwhile."""
 
 
 class Outcomes:
@@ -75,15 +75,18 @@ class Outcomes:
             after: Done when the record is ready for its end; the spool doesn't wait for that.
         """
         end = self._cut(end)
-        if len(end.stdout) + len(end.stderr) > _SMALL_BYTES:
+        large = _is_large(end)
+        if large:
             await asyncio.to_thread(self._spool.put, command_id, end)
         else:
             self._spool.put(command_id, end)
         _log.info("command_ended", extra={"command_id": command_id, "state": end.state, "exit_code": end.exit_code})
+        call = None if large else store.commands.end(command_id, end, ttl_s=self._ttl_s)
+        del end  # a large one is let go until it is its turn: many that wait must not fill the memory
         if after is not None:
             await after
         try:
-            await self._deliver(command_id, end)
+            await (self._deliver(command_id, call) if call else self._deliver_spooled(command_id))
         except StoreUnavailableError:
             self._left.set()
 
@@ -98,9 +101,7 @@ class Outcomes:
                 await self._store.run(store.commands.start(command_id, start))
             self._spool.remove_start(command_id)
         for command_id in await asyncio.to_thread(self._spool.ids):
-            end = await asyncio.to_thread(self._spool.get, command_id)
-            if end is not None:
-                await self._deliver(command_id, end)
+            await self._deliver_spooled(command_id)
 
     async def deliver_later(self) -> None:
         """Deliver, until cancelled, what could not be delivered at once."""
@@ -114,15 +115,17 @@ class Outcomes:
                 self._left.set()
                 await asyncio.sleep(_LONGEST_PAUSE_S / 2)
 
-    async def _deliver(self, command_id: str, end: CommandEnd) -> None:
+    async def _deliver_spooled(self, command_id: str) -> None:
+        async with self._large:
+            end = await asyncio.to_thread(self._spool.get, command_id)
+            if end is not None:
+                call = await asyncio.to_thread(store.commands.end, command_id, end, ttl_s=self._ttl_s)
+                await self._deliver(command_id, call)
+
+    async def _deliver(self, command_id: str, call: store.Call[None]) -> None:
         # A record that can't move is one that Redis has already: this result was delivered before, or told too late.
         with contextlib.suppress(IllegalMoveError):
-            if len(end.stdout) + len(end.stderr) > _SMALL_BYTES:
-                async with self._large:
-                    call = await asyncio.to_thread(store.commands.end, command_id, end, ttl_s=self._ttl_s)
-                    await self._store.run(call)
-            else:
-                await self._store.run(store.commands.end(command_id, end, ttl_s=self._ttl_s))
+            await self._store.run(call)
         self._spool.remove(command_id)
 
     def _cut(self, end: CommandEnd) -> CommandEnd:
@@ -134,3 +137,7 @@ class Outcomes:
             out_truncated=end.out_truncated or len(end.stdout) > limit,
             err_truncated=end.err_truncated or len(end.stderr) > limit,
         )
+
+
+def _is_large(end: CommandEnd) -> bool:
+    return len(end.stdout) + len(end.stderr) > _SMALL_BYTES

@@ -132,8 +132,8 @@ class Watcher:
                 follow.lose("the guest gave its process id to another command")
 
     async def _see_to_end(self, follow: "_Follow", recorded: Awaitable[None] | None) -> None:
-        end = await follow.find_end()
-        await self._outcomes.end(follow.running.command_id, end, after=recorded)
+        # The end is handed over, not kept here: it may be megabytes.
+        await self._outcomes.end(follow.running.command_id, await follow.find_end(), after=recorded)
 
     def _forget(self, running: Running, task: asyncio.Task[None]) -> None:
         self._tasks.pop(running.command_id, None)

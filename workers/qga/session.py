@@ -83,7 +83,7 @@ class _AgentClient(QMPClient):
         del line  # an exception keeps what its frames hold until the garbage collector comes, which counts no bytes
         if reply is None:
             raise AgentProtocolError("the agent sent what is no reply")
-        return Message(reply)
+        return Message(reply, eager=False)
 
     async def _receive_long_line(self, reader: asyncio.StreamReader) -> bytes:
         if not self.long_calls:

@@ -80,6 +80,9 @@ class Registry:
             await self._drop(path)
         for path in changed:
             await self._read(path)
+        if changed or removed:
+            for path in list(self._broken):  # the vmid that one of them waited for may be free now
+                await self._read(path)
 
     async def close(self) -> None:
         """Stop following; the VMs themselves go on."""
@@ -106,9 +109,11 @@ class Registry:
             wanted = await asyncio.to_thread(definition.load, path)
             self._check_unique(path, wanted)
         except DefinitionError as exc:
+            known = self._broken.get(path)
             await self._drop(path)
             self._broken[path] = str(exc)
-            _log.error("definition_skipped", extra={"file": path.name, "reason": str(exc)})
+            if str(exc) != known:
+                _log.error("definition_skipped", extra={"file": path.name, "reason": str(exc)})
             return
         if self._definitions.get(path) == wanted:
             return

@@ -1,6 +1,7 @@
 """Commands in the store: created by the web half, moved by the worker, read by both."""
 
 import json
+import secrets
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,10 +25,13 @@ return 1
 _CLAIM = f"""
 {NOW}
 local cmd = 'ownup:cmd:' .. ARGV[1]
-local present = redis.call('HMGET', cmd, 'state', 'sent_at', 'deliver_by')
-if present[1] ~= 'queued' or present[2] then return false end
-if tonumber(present[3]) < now then return 'late' end
-redis.call('HSET', cmd, 'sent_at', string.format('%.6f', now))
+local present = redis.call('HMGET', cmd, 'state', 'sent_at', 'deliver_by', 'claim')
+if present[1] ~= 'queued' or (present[2] and present[4] ~= ARGV[2]) then return false end
+if tonumber(present[3]) < now then
+  redis.call('HDEL', cmd, 'sent_at', 'claim')
+  return 'late'
+end
+redis.call('HSET', cmd, 'sent_at', string.format('%.6f', now), 'claim', ARGV[2])
 return {{redis.call('HGETALL', cmd), redis.call('HGETALL', cmd .. ':request')}}
 """
 
@@ -138,9 +142,10 @@ def claim(command_id: str) -> Call[Claim | None]:
     """Mark a queued command as sent, just before sending it.
 
     The mark is what makes delivery happen at most once: ``None`` says that the command is not queued any more, was
-    claimed before, or is past its delivery deadline, and must not be sent.
+    claimed before, or is past its delivery deadline, and must not be sent. Where the reply was lost the same call may
+    be run again, as long as nothing was sent: it finds its own mark.
     """
-    return script(_CLAIM, command_id, load=_load_claim)
+    return script(_CLAIM, command_id, secrets.token_hex(8), load=_load_claim)
 
 
 def start(command_id: str, start: CommandStart) -> Call[None]:

@@ -21,10 +21,11 @@ return 1
 _START = f"""
 {NOW}
 local job = 'ownup:job:' .. ARGV[1]
-local present = redis.call('HMGET', job, 'state', 'start_by')
-if present[1] ~= 'queued' then return false end
+local present = redis.call('HMGET', job, 'state', 'start_by', 'claim')
+if present[1] ~= 'queued' and present[3] ~= ARGV[2] then return false end
+if present[1] ~= 'queued' and present[1] ~= 'running' then return false end
 if tonumber(present[2]) < now then return false end
-redis.call('HSET', job, 'state', 'running', 'started_at', string.format('%.6f', now))
+redis.call('HSET', job, 'state', 'running', 'started_at', string.format('%.6f', now), 'claim', ARGV[2])
 redis.call('PUBLISH', 'ownup:wake', ARGV[1])
 return redis.call('HGETALL', job)
 """

@@ -1,0 +1,188 @@
+"""The VMs of a node are those of its usable definition files, at every moment; a broken file harms nobody else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from app.core import env
+from app.core.records import Vm as VmRecord
+from app.core.records import VmStatus
+from workers.settings import WorkerSettings
+from workers.vms.registry import Registry
+
+
+def definition(vmid: int, name: str = "a") -> str:
+    return f'vmid = {vmid}\nname = "{name}"\naccount = "acme"\n[sockets]\nqga = "{vmid}.qga"\nqmp = "{vmid}.qmp"\n'
+
+
+class Node:
+    """A registry, its folder, and what it told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.published: dict[int, VmRecord] = {}
+        self.forgotten: list[int] = []
+        settings = env.load(WorkerSettings, {"VM_DIR": str(folder)})
+        self.registry = Registry(
+            settings, publish=self._publish, forget=self._forget, guest_gone=lambda _vmid, _reason: None
+        )
+
+    async def _publish(self, vm: VmRecord) -> None:
+        self.published[vm.vmid] = vm
+
+    async def _forget(self, vmid: int) -> None:
+        self.forgotten.append(vmid)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file as a careful person does: it is there whole, and its time is another one."""
+        partial = self.folder / f"{name}.new"
+        partial.write_text(text)
+        partial.rename(self.folder / name)
+
+    async def scan(self) -> list[int]:
+        await self.registry.scan()
+        return sorted(vm.vmid for vm in self.registry.records())
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    folder = tmp_path / "vms"
+    folder.mkdir()
+    node = Node(folder)
+    yield node
+    await node.registry.close()
+
+
+async def test_each_usable_file_is_a_vm_and_other_files_are_none(node: Node) -> None:
+    node.write("a.toml", definition(1))
+    node.write("b.toml", definition(2))
+    node.write("c.txt", definition(3))
+    assert await node.scan() == [1, 2]
+    assert (len(node.registry), node.registry.broken) == (2, 0)
+    found = node.registry.find(2)
+    assert found is not None
+    assert found.definition.source == node.folder / "b.toml"
+    assert node.registry.find(3) is None
+
+
+async def test_a_vm_is_followed_and_what_is_seen_is_told(node: Node) -> None:
+    node.write("a.toml", definition(1))
+    await node.scan()
+    async with asyncio.timeout(5):
+        while 1 not in node.published or node.published[1].status is not VmStatus.STOPPED:  # noqa: ASYNC110 - what is polled isn't an event
+            await asyncio.sleep(0.01)
+    assert (node.published[1].account, node.published[1].running) == ("acme", False)
+
+
+async def test_a_broken_file_is_counted_and_skipped_until_it_is_mended(node: Node) -> None:
+    node.write("a.toml", definition(1))
+    node.write("b.toml", "vmid = ")
+    assert await node.scan() == [1]
+    assert node.registry.broken == 1
+    node.write("b.toml", definition(2))
+    assert await node.scan() == [1, 2]
+    assert node.registry.broken == 0
+
+
+async def test_a_file_that_breaks_takes_its_vm_away_and_no_other(node: Node) -> None:
+    node.write("a.toml", definition(1))
+    node.write("b.toml", definition(2))
+    await node.scan()
+    node.write("a.toml", "nonsense")
+    assert await node.scan() == [2]
+    assert (node.forgotten, node.registry.broken) == ([1], 1)
+
+
+async def test_a_broken_file_that_is_removed_is_not_counted_any_more(node: Node) -> None:
+    node.write("a.toml", "nonsense")
+    await node.scan()
+    (node.folder / "a.toml").unlink()
+    await node.scan()
+    assert (node.registry.broken, node.forgotten) == (0, [])
+
+
+async def test_a_removed_file_takes_its_vm_away(node: Node) -> None:
+    node.write("a.toml", definition(1))
+    await node.scan()
+    (node.folder / "a.toml").unlink()
+    assert await node.scan() == []
+    assert node.forgotten == [1]
+    assert node.registry.find(1) is None
+
+
+async def test_a_renamed_file_keeps_its_vm(node: Node) -> None:
+    node.write("a.toml", definition(1))
+    await node.scan()
+    (node.folder / "a.toml").rename(node.folder / "b.toml")
+    assert await node.scan() == [1]
+    assert node.registry.broken == 0
+
+
+async def test_a_changed_file_changes_the_vm_and_an_unchanged_one_leaves_it_alone(node: Node) -> None:
+    node.write("a.toml", definition(1))
+    await node.scan()
+    first = node.registry.find(1)
+    node.write("a.toml", definition(1) + "# only words")
+    await node.scan()
+    assert node.registry.find(1) is first
+    node.write("a.toml", definition(1, "renamed"))
+    await node.scan()
+    [record] = node.registry.records()
+    assert record.name == "renamed"
+
+
+async def test_the_same_vmid_twice_leaves_the_first_alone(node: Node) -> None:
+    node.write("b.toml", definition(1, "first"))
+    await node.scan()
+    node.write("a.toml", definition(1, "second"))
+    assert await node.scan() == [1]
+    [record] = node.registry.records()
+    assert (record.name, node.registry.broken) == ("first", 1)
+
+
+async def test_a_vmid_that_becomes_free_is_taken_by_the_file_that_waited_for_it(node: Node) -> None:
+    node.write("a.toml", definition(1, "first"))
+    node.write("b.toml", definition(1, "second"))
+    await node.scan()
+    (node.folder / "a.toml").unlink()
+    assert await node.scan() == [1]
+    [record] = node.registry.records()
+    assert (record.name, node.registry.broken) == ("second", 0)
+
+
+async def test_two_files_can_exchange_their_vmids(node: Node) -> None:
+    node.write("a.toml", definition(1, "a"))
+    node.write("b.toml", definition(2, "b"))
+    await node.scan()
+    node.write("a.toml", definition(2, "a"))
+    node.write("b.toml", definition(1, "b"))
+    assert await node.scan() == [1, 2]
+    assert {record.vmid: record.name for record in node.registry.records()} == {1: "b", 2: "a"}
+    assert node.registry.broken == 0
+
+
+async def test_a_folder_that_is_not_there_yet_holds_no_vms(tmp_path: Path) -> None:
+    node = Node(tmp_path / "later")
+    assert await node.scan() == []
+    node.folder.mkdir()
+    node.write("a.toml", definition(1))
+    assert await node.scan() == [1]
+    await node.registry.close()
+
+
+async def test_something_that_is_no_file_is_a_broken_one(node: Node) -> None:
+    (node.folder / "dir.toml").mkdir()
+    (node.folder / "link.toml").symlink_to("nowhere")
+    node.write("a.toml", definition(1))
+    assert await node.scan() == [1]
+    assert node.registry.broken == 1, "the folder; a link to nowhere is no file at all"
+
+
+async def test_closing_forgets_no_vm(node: Node) -> None:
+    node.write("a.toml", definition(1))
+    await node.scan()
+    await node.registry.close()
+    assert node.forgotten == []
+    assert len(node.registry) == 0
