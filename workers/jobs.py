@@ -58,6 +58,9 @@ class PowerJobs:
             started = await self._outcomes.persist(store.jobs.start(job_id))
             if started is None:  # started before, or too late: the sweep ends it then
                 return
+            if started.started_at is not None and started.started_at > started.start_by:  # the news of it came late
+                await self._finish(job, JobState.FAILED, "The job was not started in time; nothing was done")
+                return
             try:
                 message = await self._act(job)
             except PowerError as exc:

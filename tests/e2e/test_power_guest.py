@@ -17,8 +17,8 @@ from lab import accel
 from lab import guest as lab_guest
 from lab.accel import Accelerator
 from lab.guest import LabGuest
-from workers.socket_lock import SocketLock
 from workers.settings import WorkerSettings
+from workers.socket_lock import SocketLock
 from workers.vms.definition import MachineDefinition, VmDefinition
 from workers.vms.machine import Launcher, is_running, running_pid
 from workers.vms.power import Patience, Power

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from app.core.errors import PowerError
-from workers.socket_lock import SocketLock
 from workers.qmp.monitor import Monitor
+from workers.socket_lock import SocketLock
 from workers.vms.definition import MachineDefinition, VmDefinition
 from workers.vms.machine import Launcher, accepts, is_running, running_pid
 

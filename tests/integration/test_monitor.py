@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from app.core.errors import MonitorAbsentError, MonitorError, SocketTakenError
-from workers.socket_lock import SocketLock
 from workers.qmp.monitor import Monitor
+from workers.socket_lock import SocketLock
 
 TIMEOUT_S = 10
 

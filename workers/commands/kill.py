@@ -106,7 +106,7 @@ class Killing:
             try:
                 self._hit |= await signal_group(self._guest, self._pid, name)
             except (AgentError, TimeoutError) as exc:
-                _log.info("kill_delayed", extra={"pid": self._pid, "signal": name, "reason": str(exc)})
+                _log.info("kill_delayed", extra={"pid": self._pid, "signal": name, "reason": type(exc).__name__})
                 await asyncio.sleep(1.0)
             else:
                 self._judged.set()

@@ -25,6 +25,7 @@ from workers.qga.channel import AgentFacts
 _log = logging.getLogger(__name__)
 
 _AGENT_PAUSE_S = 1.0
+_NOT_DELIVERED = "The command was not delivered in time; it has not run"
 
 
 class StartableGuest(Guest, Protocol):
@@ -74,6 +75,9 @@ class Starter:
         claim = await self._outcomes.persist(store.commands.claim(command_id))
         if claim is None:
             await self.expire_if_undelivered(command_id)
+        elif claim.late:
+            await self._end(command_id, CommandState.EXPIRED, _NOT_DELIVERED)
+            return None
         return claim
 
     async def _open(self, command_id: str, guest: StartableGuest) -> AgentFacts:
@@ -101,7 +105,7 @@ class Starter:
     async def expire_if_undelivered(self, command_id: str) -> None:
         """End a command that nobody claimed before its delivery deadline."""
         if await self._outcomes.persist(store.commands.is_undelivered(command_id)):
-            await self._end(command_id, CommandState.EXPIRED, "The command was not delivered in time; it has not run")
+            await self._end(command_id, CommandState.EXPIRED, _NOT_DELIVERED)
 
     async def _send(self, claim: store.commands.Claim, guest: StartableGuest, facts: AgentFacts) -> None:
         command = claim.command

@@ -27,10 +27,7 @@ _CLAIM = f"""
 local cmd = 'ownup:cmd:' .. ARGV[1]
 local present = redis.call('HMGET', cmd, 'state', 'sent_at', 'deliver_by', 'claim')
 if present[1] ~= 'queued' or (present[2] and present[4] ~= ARGV[2]) then return false end
-if tonumber(present[3]) < now then
-  redis.call('HDEL', cmd, 'sent_at', 'claim')
-  return 'late'
-end
+if not present[2] and tonumber(present[3]) < now then return 'late' end
 redis.call('HSET', cmd, 'sent_at', string.format('%.6f', now), 'claim', ARGV[2])
 return {{redis.call('HGETALL', cmd), redis.call('HGETALL', cmd .. ':request')}}
 """
@@ -117,6 +114,11 @@ class Claim:
     command: Command
     request: CommandRequest
 
+    @property
+    def late(self) -> bool:
+        """Whether the delivery deadline had passed when the claim was run again: it must not be sent any more."""
+        return self.command.sent_at is not None and self.command.sent_at > self.command.deliver_by
+
 
 def create(command: Command, request: CommandRequest, *, deliver_within_s: float) -> Call[bool]:
     """Record a queued command; its delivery deadline is set by Redis's clock. ``False``: it is there already."""
@@ -143,7 +145,7 @@ def claim(command_id: str) -> Call[Claim | None]:
 
     The mark is what makes delivery happen at most once: ``None`` says that the command is not queued any more, was
     claimed before, or is past its delivery deadline, and must not be sent. Where the reply was lost the same call may
-    be run again, as long as nothing was sent: it finds its own mark.
+    be run again: it finds its own mark.
     """
     return script(_CLAIM, command_id, secrets.token_hex(8), load=_load_claim)
 

@@ -1,6 +1,8 @@
 """Power jobs in the store: created by the web half, carried out by the worker, polled by clients."""
 
+import secrets
 from datetime import datetime
+from typing import Any
 
 from app.core.codec import encode
 from app.core.records import Job, JobState
@@ -22,9 +24,8 @@ _START = f"""
 {NOW}
 local job = 'ownup:job:' .. ARGV[1]
 local present = redis.call('HMGET', job, 'state', 'start_by', 'claim')
-if present[1] ~= 'queued' and present[3] ~= ARGV[2] then return false end
-if present[1] ~= 'queued' and present[1] ~= 'running' then return false end
-if tonumber(present[2]) < now then return false end
+local again = present[1] == 'running' and present[3] == ARGV[2]
+if not again and (present[1] ~= 'queued' or tonumber(present[2]) < now) then return false end
 redis.call('HSET', job, 'state', 'running', 'started_at', string.format('%.6f', now), 'claim', ARGV[2])
 redis.call('PUBLISH', 'ownup:wake', ARGV[1])
 return redis.call('HGETALL', job)
@@ -57,8 +58,11 @@ def find(job_id: str) -> Call[Job | None]:
 
 
 def start(job_id: str) -> Call[Job | None]:
-    """Move a queued job to ``running``. ``None`` says that it must not be started (any more)."""
-    return script(_START, job_id, load=lambda reply: load_record(Job, reply) if isinstance(reply, list) else None)
+    """Move a queued job to ``running``. ``None`` says that it must not be started (any more).
+
+    Where the reply was lost the same call may be run again; the job's ``started_at`` tells whether that was too late.
+    """
+    return script(_START, job_id, secrets.token_hex(8), load=_load_started)
 
 
 def progress(job_id: str, progress: int, message: str) -> Call[None]:
@@ -77,3 +81,7 @@ def finish(job_id: str, state: JobState, message: str, finished_at: datetime) ->
 def list_open(node: str) -> Call[tuple[str, ...]]:
     """List the ids of a node's jobs that have not ended."""
     return Call(("SMEMBERS", f"ownup:node:{node}:jobs"), load_names)
+
+
+def _load_started(reply: Any) -> Job | None:
+    return load_record(Job, reply) if isinstance(reply, list) else None
