@@ -144,7 +144,9 @@ def test_whatever_the_far_end_returns_is_read_or_refused(raw):
 @given(
     raw=st.fixed_dictionaries(
         {"exited": JSON_VALUES | st.just(value=True)},
-        optional=dict.fromkeys(("exitcode", "signal", "out-data", "err-data", "out-truncated", "err-truncated"), JSON_VALUES),
+        optional=dict.fromkeys(
+            ("exitcode", "signal", "out-data", "err-data", "out-truncated", "err-truncated"), JSON_VALUES
+        ),
     )
 )
 def test_whatever_an_exec_status_holds_is_read_or_refused(raw):

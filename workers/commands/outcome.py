@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from app.core import store
 from app.core.errors import IllegalMoveError, StoreUnavailableError
-from app.core.records import CommandEnd, CommandStart
+from app.core.records import CommandEnd, CommandStart, CommandState
 from workers.commands.spool import Spool
 
 T = TypeVar("T")
@@ -60,11 +60,19 @@ class Outcomes:
         """
         call = store.commands.start(command_id, start)
         try:
+            await self._start(command_id, start, call)
+        except IllegalMoveError as exc:
+            # Only who has the claim can start it. So an earlier try has arrived, and its reply was lost.
+            if exc.present != CommandState.RUNNING:
+                raise
+        self._spool.remove_start(command_id)
+
+    async def _start(self, command_id: str, start: CommandStart, call: store.Call[None]) -> None:
+        try:
             await self._store.run(call)
         except StoreUnavailableError:
             self._spool.put_start(command_id, start)
             await self.persist(call)
-            self._spool.remove_start(command_id)
 
     async def end(self, command_id: str, end: CommandEnd, *, after: Awaitable[None] | None = None) -> None:
         """Record the end of a command, through the spool; with Redis away it is delivered later.

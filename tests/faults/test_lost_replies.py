@@ -1,0 +1,171 @@
+"""Redis did what it was asked, and its reply was lost: what is asked again then must not count twice, nor get stuck."""
+
+import asyncio
+import contextlib
+import logging
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from app.core import env, store
+from app.core.clock import now
+from app.core.errors import StoreUnavailableError
+from app.core.queues import RUN_POWER_JOB, START_COMMAND
+from app.core.records import Command, CommandRequest, CommandState, Job, JobState, PowerAction
+from lab.fake_agent import FakeAgent
+from workers.__main__ import _build, _store
+from workers.settings import WorkerSettings
+
+VMID = 10001
+NODE = "node-1"
+
+
+class ForgetfulStore(store.AsyncStore):
+    """Carries out every call and loses its reply: the first one, and those that come for a while after it."""
+
+    def __init__(self, whole: store.AsyncStore, lost_for_s: float, loses: Callable[[store.Call[Any]], bool]) -> None:
+        self._whole = whole
+        self._lost_for_s = lost_for_s
+        self._loses = loses
+        self._tries: list[tuple[store.Call[Any], float]] = []
+
+    async def run(self, call: store.Call[Any]) -> Any:
+        reply = await self._whole.run(call)
+        first_s = next((since_s for tried, since_s in self._tries if tried is call), None)
+        if first_s is None:
+            self._tries.append((call, time.monotonic()))
+        if self._loses(call) and (first_s is None or time.monotonic() - first_s < self._lost_for_s):
+            raise StoreUnavailableError
+        return reply
+
+
+class Worker:
+    """The worker's own parts on a Redis whose replies get lost."""
+
+    def __init__(self, redis_url: str, jobs: Any, spool: Path) -> None:
+        self.client = redis.Redis.from_url(redis_url)
+        self.store = store.Store(self.client)
+        self.jobs = jobs
+        self.spool = spool
+
+    def order(self, line: str, deliver_within_s: float = 9) -> str:
+        command = Command(
+            id=str(uuid.uuid4()),
+            vmid=VMID,
+            account="acme",
+            node=NODE,
+            state=CommandState.QUEUED,
+            created_at=now(),
+            deliver_by=now(),
+        )
+        create = store.commands.create(command, CommandRequest(line=line), deliver_within_s=deliver_within_s)
+        assert self.store.run(create)
+        return command.id
+
+    async def run(self, command_id: str) -> Command:
+        """Do what RQ does, and wait for the command's end."""
+        await self.jobs[START_COMMAND](command_id, VMID)
+        async with asyncio.timeout(10):
+            while not (command := self.store.run(store.commands.find(command_id))).state.ended:  # noqa: ASYNC110 - polled
+                await asyncio.sleep(0.02)
+        return command
+
+    async def power(self, start_within_s: float) -> Job:
+        job = Job(
+            id="stop-10001-1",
+            vmid=VMID,
+            account="acme",
+            node=NODE,
+            action=PowerAction.STOP,
+            force=False,
+            state=JobState.QUEUED,
+            created_at=now(),
+            start_by=now(),
+        )
+        assert self.store.run(store.jobs.create(job, start_within_s=start_within_s))
+        await self.jobs[RUN_POWER_JOB](job.id)
+        return self.store.run(store.jobs.find(job.id))
+
+
+def is_script(text: str) -> Callable[[store.Call[Any]], bool]:
+    return lambda call: text in call.args
+
+
+@contextlib.asynccontextmanager
+async def working(
+    redis_url: str, *, lost_for_s: float = 0.0, loses: Callable[[store.Call[Any]], bool] = lambda _call: True
+) -> AsyncIterator[tuple[Worker, FakeAgent]]:
+    with tempfile.TemporaryDirectory(prefix="ownup") as name:
+        folder = Path(name)
+        (folder / "vm.toml").write_text(
+            f'vmid = {VMID}\nname = "a"\naccount = "acme"\n[sockets]\nqga = "{folder}/agent"\n'
+        )
+        settings = env.load(
+            WorkerSettings, {"REDIS_URL": redis_url, "VM_DIR": name, "SPOOL_DIR": f"{name}/spool", "NODE_NAME": NODE}
+        )
+        async with FakeAgent(folder / "agent") as agent, _store(settings) as whole:
+            parts = _build(settings, ForgetfulStore(whole, lost_for_s, loses))
+            await parts.registry.scan()
+            delivering = asyncio.create_task(parts.outcomes.deliver_later())
+            worker = Worker(redis_url, parts.rq_worker._jobs, folder / "spool")
+            try:
+                yield worker, agent
+            finally:
+                delivering.cancel()
+                await parts.watcher.close()
+                await parts.registry.close()
+                worker.client.close()
+
+
+async def test_a_command_runs_once_and_ends_though_each_reply_of_redis_is_lost_once(redis_url, tmp_path, caplog):
+    async with working(redis_url) as (worker, agent):
+        command = await worker.run(worker.order(f"echo ran >>{tmp_path}/ran; exit 3"))
+        assert (command.state, command.exit_code) == (CommandState.EXITED, 3)
+        assert agent.received("guest-exec") == 1
+        assert (tmp_path / "ran").read_text() == "ran\n"
+        async with asyncio.timeout(5):
+            while list(worker.spool.iterdir()):  # noqa: ASYNC110 - the end was delivered, and is forgotten soon
+                await asyncio.sleep(0.02)
+        assert worker.store.run(store.commands.list_open(NODE)) == ()
+    assert not [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_claim_whose_news_comes_after_the_delivery_deadline_is_not_used(redis_url):
+    async with working(redis_url, lost_for_s=1.5, loses=is_script(store.commands._CLAIM)) as (worker, agent):
+        command = await worker.run(worker.order("echo late", deliver_within_s=0.8))
+        assert command.state is CommandState.EXPIRED
+        assert agent.received("guest-exec") == 0
+
+
+async def test_a_claim_is_found_again_by_the_one_who_made_it_and_by_nobody_else(redis_url):
+    async with working(redis_url) as (worker, _):
+        mine, other = (store.commands.claim(worker.order("true")) for _ in range(2))
+        other = store.commands.claim(mine.args[3])
+        assert worker.store.run(mine) is not None
+        assert worker.store.run(other) is None
+        assert worker.store.run(mine) is not None
+        worker.store.run(
+            store.commands.start(
+                mine.args[3], store.commands.CommandStart(pid=1, started_at=now(), agent_identity=None)
+            )
+        )
+        assert worker.store.run(mine) is None
+
+
+async def test_a_power_job_ends_though_the_reply_to_its_start_is_lost(redis_url):
+    async with working(redis_url) as (worker, _):
+        job = await worker.power(start_within_s=9)
+        assert job.state is JobState.FAILED
+        assert "in time" not in job.message  # this VM can't be stopped: it has neither a monitor nor a machine
+
+
+async def test_a_power_job_whose_start_becomes_known_too_late_is_not_carried_out(redis_url):
+    async with working(redis_url, lost_for_s=1.5, loses=is_script(store.jobs._START)) as (worker, agent):
+        job = await worker.power(start_within_s=0.8)
+        assert (job.state, job.message) == (JobState.FAILED, "The job was not started in time; nothing was done")
+        assert agent.shutdowns == []
