@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 OURS := accel demo.key lab redis run run.lock spool vms
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lab clean packages
+.PHONY: help run test check faults lab clean packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 10
@@ -26,6 +26,9 @@ check: $(INSTALLED) ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+faults: $(INSTALLED) lab ## the long fault run: kills, restarts, cuts; about 15 minutes; prints its seed and a table
+	@exec $(BIN)/python -m tests.faults
 
 lab: $(INSTALLED) ## build the lab guest
 	@exec $(BIN)/python -m lab.guest

@@ -24,6 +24,7 @@ class Presence:
     def __init__(self, redis_store: store.AsyncStore) -> None:
         self._store = redis_store
         self._missed = False
+        self._is_ours = False
         self._conflicts: dict[int, str] = {}
 
     async def publish(self, vm: VmRecord) -> None:
@@ -42,46 +43,50 @@ class Presence:
     async def take_node(self, node: Node) -> None:
         """Become the worker that speaks for a node; waits a while for the heartbeat of one that died elsewhere.
 
+        While Redis is away nothing can be taken: the first heartbeat that gets through does it then.
+
         Raises:
             SettingsError: Another worker speaks for it.
         """
         deadline_s = asyncio.get_running_loop().time() + store.nodes.TTL_S + _BEAT_S
         dead = ""
-        while True:
-            other = await self._find_other(node, dead)
-            if other is None:
+        while not self._is_ours:
+            try:
+                other = (await self._store.run(store.nodes.beat(node, instead_of=dead))).taken_by
+            except StoreUnavailableError:
+                self._missed = True
                 return
-            dead = other if is_dead(other) else ""
-            if not dead and asyncio.get_running_loop().time() > deadline_s:
-                raise SettingsError(f"worker {other} already speaks for NODE_NAME={node.name}: give each host its own")
-            await asyncio.sleep(0 if dead else _RETRY_S)
+            self._is_ours = other is None
+            dead = other if other is not None and is_dead(other) else ""
+            if other is not None and not dead:
+                if asyncio.get_running_loop().time() > deadline_s:
+                    raise SettingsError(f"worker {other} already speaks for NODE_NAME={node.name}: give each its own")
+                await asyncio.sleep(_RETRY_S)
 
     async def beat(self, describe: Callable[[], Node], vms: Callable[[], Iterable[VmRecord]]) -> None:
         """Beat until cancelled.
 
         Raises:
-            SettingsError: Another worker speaks for this node now; this one must not go on.
+            SettingsError: Another worker speaks for this node; this one must not go on.
         """
         while True:
-            try:
-                beat = await self._store.run(store.nodes.beat(describe()))
-            except StoreUnavailableError:
-                self._missed = True
-            else:
-                if beat.taken_by is not None:
-                    raise SettingsError(f"worker {beat.taken_by} speaks for this node now: this one ends")
-                if beat.is_news or self._missed:
-                    self._missed = False
-                    for vm in vms():
-                        await self.publish(vm)
+            await self.take_node(describe())
+            if self._is_ours:
+                await self._beat(describe(), vms)
             await asyncio.sleep(_BEAT_S)
 
-    async def _find_other(self, node: Node, dead: str) -> str | None:
+    async def _beat(self, node: Node, vms: Callable[[], Iterable[VmRecord]]) -> None:
         try:
-            return (await self._store.run(store.nodes.beat(node, instead_of=dead))).taken_by
+            beat = await self._store.run(store.nodes.beat(node))
         except StoreUnavailableError:
             self._missed = True
-            return None  # the road to Redis is looked at again with the next beat
+            return
+        if beat.taken_by is not None:
+            raise SettingsError(f"worker {beat.taken_by} speaks for this node now: this one ends")
+        if beat.is_news or self._missed:
+            self._missed = False
+            for vm in vms():
+                await self.publish(vm)
 
 
 def worker_name(node: str) -> str:

@@ -1,5 +1,6 @@
 """The table that a fault run prints. Says what came out; decides nothing."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -7,7 +8,9 @@ from app.core.records import CommandState
 from tests.faults.run import Outcome
 from tests.faults.verdict import HAS_NOT_RUN, MAY_HAVE_RUN, Evidence
 
-_WIDTH = 58
+_WIDTH = 90
+_NUMBER = re.compile(r"\d+")
+_COMMON = "The result can't be known: "
 
 
 def render(outcome: Outcome) -> str:
@@ -36,6 +39,7 @@ def _records(outcome: Outcome) -> Iterator[tuple[str, object]]:
     yield "records", len(evidence.records)
     for state in CommandState:
         yield f"  {state}", states[state]
+        yield from _reasons(evidence, state)
     yield "lost or unknown", sum(states[state] for state in MAY_HAVE_RUN)
     yield "records not in an end state", sum(states[state] for state in CommandState if not state.ended)
     yield "tokens in the guests", sum(evidence.standing.values())
@@ -63,6 +67,13 @@ def _clients(evidence: Evidence) -> Iterator[tuple[str, object]]:
         record.command.state.value if record else "no record" for record in pidless
     ).most_common():
         yield f"  their records: {state}", count
+
+
+def _reasons(evidence: Evidence, state: CommandState) -> Iterator[tuple[str, object]]:
+    """Say why records ended in a state, the most frequent reason first."""
+    messages = [record.command.message for record in evidence.records if record.command.state is state]
+    for reason, count in Counter(_NUMBER.sub("N", message) for message in messages if message).most_common():
+        yield f"    {reason.removeprefix(_COMMON)[: _WIDTH - 6]}", f"({count})"
 
 
 def _standing(evidence: Evidence, states: set[CommandState]) -> int:

@@ -26,6 +26,7 @@ from lab.fake_agent.misbehaviour import Late, Mute, Script
 from tests.conftest import RedisServer
 from workers.__main__ import _build, _Parts, _store
 from workers.settings import WorkerSettings
+from workers.vms.vm import Vm
 
 VMID = 10001
 NODE = "node-1"
@@ -83,8 +84,14 @@ class Worker:
     def __init__(self, parts: _Parts) -> None:
         self.adopter = parts.adopter
         self.spool_dir = parts.settings.spool_dir
-        self.lacks_setsid = lambda: parts.registry.find(VMID).lacks_setsid  # type: ignore[union-attr]
+        self._find_vm = parts.registry.find
         self._start = parts.rq_worker._jobs[START_COMMAND]
+
+    @property
+    def vm(self) -> Vm:
+        vm = self._find_vm(VMID)
+        assert vm is not None
+        return vm
 
     async def start(self, command_id: str, vmid: int) -> None:
         await self._start(command_id, vmid)
@@ -195,7 +202,7 @@ async def test_a_refusal_means_failed_and_says_why(agent: FakeAgent, worker: Wor
     command = await worker.run(records, "true")
     assert (command.state, command.pid) == (CommandState.FAILED, None)
     assert "guest-exec has been disabled" in (command.message or "")
-    assert not worker.lacks_setsid()
+    assert not worker.vm.lacks_setsid
 
 
 async def test_a_guest_that_forbids_commands_is_not_asked(folder: Path, worker: Worker, records: Records) -> None:
@@ -259,7 +266,7 @@ async def test_a_guest_without_setsid_runs_commands_too_and_is_asked_in_vain_onl
     agent.behaviour = WithoutSetsid()
     first, second = await worker.run(records, "echo first"), await worker.run(records, "echo second")
     assert (records.stdout(first), records.stdout(second)) == (b"first\n", b"second\n")
-    assert worker.lacks_setsid()
+    assert worker.vm.lacks_setsid
     assert agent.received("guest-exec") == 3
 
 
@@ -270,6 +277,7 @@ async def test_a_restarted_agent_means_lost(agent: FakeAgent, worker: Worker, re
     command_id = records.create("sleep 60")
     await worker.start(command_id, VMID)
     agent.restart()
+    await worker.vm.channel.reset()  # what a VM does when QEMU's monitor says that the guest closed the agent's port
     command = await records.ended(command_id)
     assert (command.state, command.exit_code) == (CommandState.LOST, None)
     assert (command.message or "").startswith("The result can't be known: the guest agent ")
@@ -279,6 +287,7 @@ async def test_a_rebooted_guest_means_lost(agent: FakeAgent, worker: Worker, rec
     command_id = records.create("sleep 60")
     await worker.start(command_id, VMID)
     await agent.reboot()
+    await worker.vm.channel.reset()
     assert (await records.ended(command_id)).state is CommandState.LOST
 
 
@@ -301,6 +310,7 @@ async def test_a_recycled_pid_never_brings_another_commands_result(
         older = records.create(waiting_for(tmp_path / "go", "echo older"))
         await worker.start(older, VMID)
         agent.restart()
+        await worker.vm.channel.reset()
         newer = await worker.run(records, "echo newer")
         lost = await records.ended(older)
         assert lost.pid == newer.pid

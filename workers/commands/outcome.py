@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from app.core import store
 from app.core.errors import IllegalMoveError, StoreUnavailableError
-from app.core.records import CommandEnd, CommandStart, CommandState
+from app.core.records import COMMAND_MOVES, CommandEnd, CommandStart, CommandState
 from workers.commands.spool import Spool
 
 T = TypeVar("T")
@@ -23,6 +23,7 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _SMALL_BYTES = 256 * 1024
 """Compressing and writing more than this is done beside the loop, so that other VMs don't wait."""
+_STARTED = COMMAND_MOVES[CommandState.RUNNING] | {CommandState.RUNNING}
 _LARGE_AT_ONCE = 2
 """How many large results are delivered at the same time: each takes some 100 MiB meanwhile."""
 
@@ -62,8 +63,8 @@ class Outcomes:
         try:
             await self._start(command_id, start, call)
         except IllegalMoveError as exc:
-            # Only who has the claim can start it. So an earlier try has arrived, and its reply was lost.
-            if exc.present != CommandState.RUNNING:
+            # Nobody else has the claim: an earlier try has arrived and its reply was lost, or the spool was quicker.
+            if exc.present not in _STARTED:
                 raise
         self._spool.remove_start(command_id)
 

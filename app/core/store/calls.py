@@ -1,7 +1,9 @@
 """What an operation on the store is, and the two ways to run one: from threads and from an event loop."""
 
+import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, cast
@@ -78,10 +80,30 @@ class AsyncStore:
             StoreUnavailableError: Redis is away, or still loading.
         """
         try:
-            reply = await cast("Awaitable[Any]", self._client.execute_command(*call.args))  # type: ignore[no-untyped-call]
+            with _cancellation_kept():
+                reply = await cast("Awaitable[Any]", self._client.execute_command(*call.args))  # type: ignore[no-untyped-call]
         except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as exc:
             raise StoreUnavailableError from exc
         return call.load(reply)
+
+
+@contextlib.contextmanager
+def _cancellation_kept() -> Iterator[None]:
+    """Cancel the task that was to be cancelled meanwhile, though the client lost that.
+
+    It sends by ``asyncio.wait_for``, which before Python 3.12 forgets a cancellation that comes as the sending ends. A
+    task that writes again and again would never stop then.
+
+    Raises:
+        CancelledError: The task was cancelled meanwhile.
+    """
+    task = asyncio.current_task()
+    asked_before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > asked_before:
+            raise asyncio.CancelledError
 
 
 def ping() -> Call[None]:
