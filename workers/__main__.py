@@ -30,7 +30,7 @@ from workers.commands.spool import Spool
 from workers.commands.start import Starter
 from workers.commands.watch import Watcher
 from workers.jobs import PowerJobs, job_table
-from workers.node_worker import NodeWorker
+from workers.node_worker import DEQUEUE_TIMEOUT_S, NodeWorker
 from workers.presence import Presence, worker_name
 from workers.settings import WorkerSettings
 from workers.vms.machine import Launcher
@@ -217,7 +217,11 @@ async def _store(settings: WorkerSettings) -> AsyncIterator[store.AsyncStore]:
 
 def _blocking_redis(settings: WorkerSettings) -> "redis.Redis":
     return redis.Redis.from_url(
-        settings.redis_url, socket_connect_timeout=settings.redis_timeout_s, retry=Retry(NoBackoff(), 1)
+        settings.redis_url,
+        # Longer than it waits for a job. A connection that has died without a word must not be waited on for ever.
+        socket_timeout=DEQUEUE_TIMEOUT_S + settings.redis_timeout_s,
+        socket_connect_timeout=settings.redis_timeout_s,
+        retry=Retry(NoBackoff(), 1),
     )
 
 

@@ -33,7 +33,8 @@ _log = logging.getLogger(__name__)
 Coroutine = Callable[..., Awaitable[None]]
 
 _WORKER_TTL_S = 30
-_DEQUEUE_TIMEOUT_S = 1
+DEQUEUE_TIMEOUT_S = 1
+"""How long Redis is asked to wait for a job."""
 _HEARTBEAT_S = 5.0
 _LONG_JOB_S = 20.0
 _RECONNECT_S = 0.5
@@ -80,6 +81,11 @@ class NodeWorker(BaseWorker):
         self._books: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._under_way: set[asyncio.Task[None]] = set()
         self._long: dict[str, _Taken] = {}
+
+    @property
+    def connection_timeout(self) -> int:
+        """Tell RQ to leave the connection's own time-outs alone: it would make them longer."""
+        return 0
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Take and await jobs until ``stop`` is set; then finish what is under way, for a while."""
@@ -155,7 +161,7 @@ class NodeWorker(BaseWorker):
 
     def _dequeue_one(self, loop: asyncio.AbstractEventLoop) -> None:
         found = self._queue.connection.blmove(
-            self._queue.key, self._queue.intermediate_queue_key, _DEQUEUE_TIMEOUT_S, "LEFT", "RIGHT"
+            self._queue.key, self._queue.intermediate_queue_key, DEQUEUE_TIMEOUT_S, "LEFT", "RIGHT"
         )
         if found is None:
             return

@@ -23,7 +23,7 @@ _PARAMETERS = {
     "restarts": (20, "how often an agent is restarted"),
     "agents": (10, "how many agents there are beside the real VM"),
     "span": (600, "seconds over which all of it is spread"),
-    "limit": (1200, "seconds after which the run ends in any case"),
+    "limit": (1050, "seconds after which nothing more is begun; two minutes later it is over in any case"),
 }
 """Each can be given on the command line, or in the environment as FAULTS_<NAME>."""
 

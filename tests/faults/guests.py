@@ -16,6 +16,7 @@ from pathlib import Path
 from lab import definitions, processes
 from lab.definitions import ACCOUNT, DemoVm
 from lab.guest import LabGuest
+from tests.faults.peers import BLOCKED
 from tests.faults.plan import Guest, Peer
 
 CONSOLE = "/dev/console"
@@ -23,12 +24,6 @@ CONSOLE = "/dev/console"
 
 TOKEN = re.compile(r"T\d{5}x[0-9a-f]{12}")
 
-_DANGEROUS = (
-    "guest-shutdown,guest-set-time,guest-set-user-password,guest-set-vcpus,guest-set-memory-blocks,guest-suspend-disk,"
-    "guest-suspend-ram,guest-suspend-hybrid,guest-fsfreeze-freeze,guest-fsfreeze-freeze-list,guest-fsfreeze-thaw,"
-    "guest-fstrim,guest-ssh-add-authorized-keys,guest-ssh-remove-authorized-keys"
-)
-"""What the real agent must not do to the machine the run is on."""
 _POLL_S = 0.1
 
 
@@ -90,7 +85,7 @@ class Guests:
         if guest.peer is Peer.QEMU_GA:
             state = self.folder / f"agent-{guest.vmid}"
             state.mkdir(exist_ok=True)
-            return ["qemu-ga", "-m", "unix-listen", "-p", str(self._socket(guest)), "-t", str(state), "-b", _DANGEROUS]
+            return ["qemu-ga", "-m", "unix-listen", "-p", str(self._socket(guest)), "-t", str(state), "-b", BLOCKED]
         argv = [sys.executable, "-m", "lab.fake_agent", "--dir", str(self.sockets), "--first-vmid", str(guest.vmid)]
         argv += ["--disable", "guest-shutdown"]
         return [*argv, "--reuse-pids"] if guest.peer is Peer.FAKE_REUSING_PIDS else argv

@@ -8,6 +8,8 @@ from app.core.records import CommandState
 from tests.faults.run import Outcome
 from tests.faults.verdict import HAS_NOT_RUN, MAY_HAVE_RUN, Evidence
 
+LARGE_BYTES = 256 * 1024
+
 _WIDTH = 90
 _NUMBER = re.compile(r"\d+")
 _COMMON = "The result can't be known: "
@@ -40,6 +42,8 @@ def _records(outcome: Outcome) -> Iterator[tuple[str, object]]:
     for state in CommandState:
         yield f"  {state}", states[state]
         yield from _reasons(evidence, state)
+    exited = [record for record in evidence.records if record.command.state is CommandState.EXITED]
+    yield "exited with more than 256 KiB of output", sum(len(record.stdout) > LARGE_BYTES for record in exited)
     yield "lost or unknown", sum(states[state] for state in MAY_HAVE_RUN)
     yield "records not in an end state", sum(states[state] for state in CommandState if not state.ended)
     yield "tokens in the guests", sum(evidence.standing.values())

@@ -131,7 +131,9 @@ def test_a_hostile_guest_costs_little_and_others_do_not_notice(folder, worker, c
     with hostile_vms(folder, worker, customer, case) as vmids:
         ids = [customer.start(vmid, "echo mine") for vmid in vmids for _ in range(COMMANDS)]
         until(CASE_S + 10, "the case has had its time", lambda: time.monotonic() > began_s + CASE_S, 0.1)
-        until(20, "its commands are where they may be", lambda: {customer.find(each).state for each in ids} <= case.states)
+        until(
+            20, "its commands are where they may be", lambda: {customer.find(each).state for each in ids} <= case.states
+        )
     ended_s = time.monotonic()
     shorts, longs = short.beats_s(began_s, ended_s), long.beats_s(began_s, ended_s)
     memory = f"RSS {worker.rss_bytes() // MIB} MiB, peak {worker.peak_bytes() // MIB} MiB"

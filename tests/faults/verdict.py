@@ -123,7 +123,8 @@ def judge(evidence: Evidence) -> Verdict:
 
 
 def _unended(evidence: Evidence) -> Iterator[Violation]:
-    for ticket, record in evidence.pairs:
+    everything = [*evidence.pairs, *((None, orphan) for orphan in evidence.orphans)]
+    for ticket, record in everything:
         if record and not record.command.state.ended:
             yield Violation("a record is not in an end state", ticket, record)
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket as sockets
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from app.core.errors import (
     AgentSilentError,
     AgentUnavailableError,
 )
-from lab.fake_agent import FakeAgent, misbehaviour
+from lab.fake_agent import FakeAgent, hostility, misbehaviour
 from workers.qga import wire
 from workers.qga.channel import Channel
 
@@ -138,6 +139,17 @@ async def test_longer_output_is_cut_and_flagged(channel):
     assert len(status.stdout) == wire.STREAM_LIMIT_BYTES
     assert status.out_truncated
     assert not status.err_truncated
+
+
+EXACTLY_FULL = f"head -c {wire.STREAM_LIMIT_BYTES} /dev/zero"
+
+
+async def test_a_full_stream_is_not_flagged_once_the_agent_has_shown_how_it_flags(channel):
+    assert (await run(channel, EXACTLY_FULL)).out_truncated  # to be on the safe side
+    assert not (await run(channel, "echo short")).out_truncated
+    status = await run(channel, EXACTLY_FULL)
+    assert (len(status.stdout), status.out_truncated) == (wire.STREAM_LIMIT_BYTES, False)
+    assert (await run(channel, f"{EXACTLY_FULL}; echo more")).out_truncated
 
 
 async def test_a_program_that_is_not_there_is_refused(channel):
@@ -269,6 +281,29 @@ async def test_a_bad_reply_to_guest_exec_is_unknown_and_never_sent_again(folder,
         await channel.close()
 
 
+async def test_an_old_agent_is_never_taken_at_its_word(folder):
+    """It says that output was not cut where it was."""
+    behaviour = misbehaviour.Script({"guest-exec-status": misbehaviour.OldTruncationFlags()})
+    async with FakeAgent(folder / "agent", behaviour=behaviour):
+        channel = make_channel(folder / "agent")
+        assert not (await run(channel, "echo short")).out_truncated
+        assert (await run(channel, f"{EXACTLY_FULL}; echo more")).out_truncated
+        assert not (await run(channel, "echo short; echo short >&2")).err_truncated
+        assert (await run(channel, f"{EXACTLY_FULL}; echo more")).out_truncated
+        await channel.close()
+
+
+async def test_what_was_learnt_of_an_agent_is_not_believed_of_the_next(folder):
+    async with FakeAgent(folder / "agent") as agent:
+        channel = make_channel(folder / "agent")
+        assert not (await run(channel, "echo short")).out_truncated
+        agent.behaviour = misbehaviour.Script({"guest-exec-status": misbehaviour.OldTruncationFlags()})
+        agent.restart()
+        await channel.reset()
+        assert (await run(channel, f"{EXACTLY_FULL}; echo more")).out_truncated
+        await channel.close()
+
+
 async def test_a_wrong_sync_id_is_no_session(folder):
     behaviour = misbehaviour.Script({"guest-sync-delimited": misbehaviour.WrongSyncId()})
     async with FakeAgent(folder / "agent", behaviour=behaviour):
@@ -300,3 +335,52 @@ async def test_a_socket_that_others_crowd_is_unavailable(folder):
                     client.connect(str(folder / "agent"))
             with pytest.raises(AgentUnavailableError):
                 await make_channel(folder / "agent", sync_timeout_s=0.3).open()
+
+
+# --- agents that mean harm --------------------------------------------------------------------------------------------
+
+
+async def test_an_agent_that_breaks_the_protocol_again_is_left_alone_for_a_while(folder):
+    """Once can happen to an agent that is restarted in the middle of a request."""
+    behaviour = misbehaviour.Script({"guest-ping": hostility.Flood()})
+    async with FakeAgent(folder / "agent", behaviour=behaviour) as agent:
+        channel = make_channel(folder / "agent")
+        for _ in range(2):
+            await channel.call("guest-ping", timeout_s=2)
+            await eventually(lambda: channel.facts is None)
+        with pytest.raises(AgentUnavailableError, match="left alone"):
+            await channel.open()
+        assert agent.received("guest-info") == 2
+        await channel.close()
+
+
+async def test_events_are_no_replies(folder):
+    async with FakeAgent(folder / "agent") as agent:
+        channel = make_channel(folder / "agent")
+        await channel.open()
+        agent.behaviour = misbehaviour.Script({"guest-ping": hostility.EventsForEver()})
+        with pytest.raises(AgentSilentError):
+            await channel.call("guest-ping", timeout_s=5)
+        assert channel.facts is None
+        await channel.close()
+
+
+@pytest.mark.parametrize("junk", [hostility.JunkForEver, hostility.NewlinesForEver])
+async def test_junk_without_end_before_the_sync_does_not_hold_up_the_loop(folder, junk):
+    argv = [sys.executable, "-m", "lab.fake_agent", "--dir", folder, "--misbehave"]
+    name = next(name for name, kind in hostility.HOSTILE.items() if kind is junk)
+    agents = subprocess.Popen([*argv, f"guest-sync-delimited={name}"])  # noqa: ASYNC220 - it needs a loop of its own
+    try:
+        await eventually((folder / "10000.qga").exists)
+        loop, longest_s = asyncio.get_running_loop(), 0.0
+        opening = asyncio.create_task(make_channel(folder / "10000.qga", sync_timeout_s=1).open())
+        while not opening.done():
+            before_s = loop.time()
+            await asyncio.sleep(0)
+            longest_s = max(longest_s, loop.time() - before_s)
+        with pytest.raises(AgentError):
+            opening.result()
+        assert longest_s < 0.5
+    finally:
+        agents.kill()
+        agents.wait()

@@ -109,7 +109,7 @@ class Worker:
 async def working(folder: Path, redis_url: str) -> AsyncIterator[Worker]:
     """Let a worker live; its end is that of a killed one: nothing is waited for, nothing is written any more."""
     environ = {"REDIS_URL": redis_url, "VM_DIR": str(folder), "SPOOL_DIR": str(folder / "spool"), "NODE_NAME": NODE}
-    quick = {"REDIS_TIMEOUT_S": "1", "AGENT_SYNC_TIMEOUT_S": "1", "AGENT_RPC_TIMEOUT_S": "0.5", "AGENT_PROBE_S": "0.1"}
+    quick = {"REDIS_TIMEOUT_S": "1", "AGENT_SYNC_TIMEOUT_S": "1", "AGENT_RPC_TIMEOUT_S": "1.5", "AGENT_PROBE_S": "0.1"}
     settings = env.load(WorkerSettings, environ | quick)
     async with _store(settings) as redis_store:
         parts = _build(settings, redis_store)
@@ -164,7 +164,7 @@ async def test_a_command_runs_and_its_end_is_recorded(agent: FakeAgent, worker: 
     assert command.agent_identity is not None
     assert command.created_at < command.sent_at < command.started_at < command.ended_at  # type: ignore[operator]
     assert records.stdout(command) == b"out\n"
-    assert worker.spooled() == []
+    await until(lambda: worker.spooled() == [])
     assert records.store.run(store.commands.list_open(NODE)) == ()
     assert agent.received("guest-exec") == 1
 
@@ -186,9 +186,9 @@ async def test_no_reply_means_unknown_and_is_never_tried_again(
     agent.behaviour = Script({"guest-exec": Mute()})
     command_id = records.create(f"echo ran >>{tmp_path}/ran")
     await worker.start(command_id, VMID)
-    command = records.find(command_id)
+    command = await records.ended(command_id)
     assert (command.state, command.pid) == (CommandState.UNKNOWN, None)
-    assert command.message == "The command may have run: guest-exec: no reply within 0.5 s"
+    assert command.message == "The command may have run: guest-exec: no reply within 1.5 s"
     agent.behaviour = Honest()
     await worker.start(command_id, VMID)
     await worker.run(records, "true")
@@ -224,7 +224,7 @@ async def test_a_vm_that_is_off_means_failed(worker: Worker, records: Records) -
 async def test_a_vm_that_is_no_longer_here_means_failed(worker: Worker, records: Records) -> None:
     command_id = records.create("true")
     await worker.start(command_id, VMID + 1)
-    command = records.find(command_id)
+    command = await records.ended(command_id)
     assert (command.state, command.message) == (CommandState.FAILED, "this node no longer carries the VM")
 
 
@@ -233,7 +233,7 @@ async def test_a_command_past_its_delivery_deadline_is_not_sent(
 ) -> None:
     command_id = records.create("true", deliver_within_s=0)
     await worker.start(command_id, VMID)
-    command = records.find(command_id)
+    command = await records.ended(command_id)
     assert (command.state, command.pid) == (CommandState.EXPIRED, None)
     assert command.message == "The command was not delivered in time; it has not run"
     assert agent.received("guest-exec") == 0
@@ -325,7 +325,7 @@ async def test_an_agent_that_stands_still_for_a_while_does_not_end_what_runs(
     await worker.start(command_id, VMID)
     agent.go_silent()
     await worker.start(other, VMID)  # it gives up, and with that the connection is closed
-    assert records.find(other).state is CommandState.UNKNOWN
+    assert (await records.ended(other)).state is CommandState.UNKNOWN
     assert records.is_running(command_id)
     agent.speak_again()
     (tmp_path / "go").touch()
@@ -369,9 +369,9 @@ async def test_what_a_killed_worker_left_in_the_spool_is_delivered_by_the_next(
         assert records.is_running(command_id)
         async with working(folder, own_redis.url) as worker:
             await worker.adopter.adopt()
-            command = records.find(command_id)
+            command = await records.ended(command_id)
             assert (command.state, records.stdout(command)) == (CommandState.EXITED, b"kept\n")
-            assert f"{command_id}.result" not in worker.spooled()
+            await until(lambda: f"{command_id}.result" not in worker.spooled())
     assert agent.received("guest-exec") == 1
 
 
@@ -392,9 +392,9 @@ async def test_a_start_that_redis_never_heard_of_is_told_by_the_next_worker(
         await asyncio.to_thread(own_redis.start)
         async with working(folder, own_redis.url) as worker:
             await worker.adopter.adopt()
-            command = records.find(command_id)
+            command = await records.ended(command_id)
             assert (command.state, records.stdout(command)) == (CommandState.EXITED, b"kept\n")
-            assert not [name for name in worker.spooled() if command_id in name]
+            await until(lambda: not [name for name in worker.spooled() if command_id in name])
 
 
 # --- taking over ------------------------------------------------------------------------------------------------------
@@ -433,7 +433,7 @@ async def test_a_command_that_was_sent_and_has_no_pid_is_unknown_to_the_next_wor
     command_id = records.create("true")
     assert records.store.run(store.commands.claim(command_id)) is not None
     await worker.adopter.adopt()
-    command = records.find(command_id)
+    command = await records.ended(command_id)
     assert (command.state, command.message) == (
         CommandState.UNKNOWN,
         "The worker died while sending it: it may have run",
@@ -448,7 +448,7 @@ async def test_a_command_that_was_never_sent_is_delivered_by_the_next_worker(
     await worker.adopter.adopt()
     command = await records.ended(command_id)
     assert (command.state, records.stdout(command)) == (CommandState.EXITED, b"delivered\n")
-    assert records.find(late).state is CommandState.EXPIRED
+    assert (await records.ended(late)).state is CommandState.EXPIRED
     assert agent.received("guest-exec") == 1
 
 
@@ -462,6 +462,7 @@ async def test_a_sweep_ends_what_nobody_took_and_touches_nothing_else(
     )
     await worker.start(running, VMID)
     await worker.adopter.sweep()
+    await records.ended(late)
     states = [records.find(command_id).state for command_id in (late, fresh, running)]
     assert states == [CommandState.EXPIRED, CommandState.QUEUED, CommandState.RUNNING]
     assert agent.received("guest-exec") == 1

@@ -121,6 +121,87 @@ def test_truncation_is_seen_on_old_and_new_agents(size, flag, truncated):
     assert wire.load_exec_status(raw).out_truncated is truncated
 
 
+FULL = base64.b64encode(bytes(wire.STREAM_LIMIT_BYTES)).decode()
+
+
+def full_reply(**more):
+    return {"exited": True, "exitcode": 0, "out-data": FULL, "out-truncated": False, **more}
+
+
+def test_a_full_stream_of_an_agent_that_is_known_to_be_fixed_is_not_cut():
+    status = wire.load_exec_status(full_reply(), flags_fixed=True)
+    assert (status.out_truncated, status.flags_fixed) == (False, True)
+
+
+def test_a_flag_beside_a_short_stream_shows_a_fixed_agent():
+    """Before the fix the flag stood there only when output was cut, so never beside a short stream."""
+    status = wire.load_exec_status(full_reply(**{"err-data": "eA==", "err-truncated": False}))
+    assert (status.out_truncated, status.flags_fixed) == (False, True)
+
+
+def test_a_short_stream_without_flag_shows_nothing():
+    status = wire.load_exec_status(full_reply(**{"err-data": "eA=="}))
+    assert (status.out_truncated, status.flags_fixed) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("version", "fixed"),
+    [
+        ("10.2.0", True),
+        ("11.0.1", True),
+        ("10.1.9", False),
+        ("7.2.22", False),
+        ("10", False),
+        ("x.y", False),
+        ("", False),
+    ],
+)
+def test_agents_from_10_2_on_are_fixed(version, fixed):
+    assert wire.has_fixed_flags(version) is fixed
+
+
+def test_more_than_an_agent_keeps_is_cut_and_flagged():
+    raw = {"exited": True, "exitcode": 0, "out-data": base64.b64encode(bytes(wire.STREAM_LIMIT_BYTES + 3000)).decode()}
+    status = wire.load_exec_status(raw)
+    assert status.out_truncated
+    assert len(status.stdout) >= wire.STREAM_LIMIT_BYTES
+
+
+def line(**reply):
+    return json.dumps(reply).encode() + b"\n"
+
+
+@given(stdout=st.binary(), stderr=st.binary(), times=st.sampled_from([1, 300_000]))
+def test_long_and_short_replies_are_read_alike(stdout, stderr, times):
+    raw = {"exited": True, "exitcode": 3, "signal-or": ["other", {"members": "too"}]}
+    raw |= {
+        "out-data": base64.b64encode(stdout * times).decode(),
+        "err-data": base64.b64encode(stderr * times).decode(),
+    }
+    reply = wire.load_reply(line(**{"return": raw, "id": "x-1"}))
+    assert reply["id"] == "x-1"
+    status = wire.load_exec_status(reply["return"])
+    assert (status.stdout, status.stderr, status.exit_code) == (stdout * times, stderr * times, 3)
+
+
+def test_what_is_no_reply_is_none():
+    for text in (b"", b"\n", b"[]\n", b"nonsense\n", b'"out-data"\n', b"[" * 100_000, b"\xff\xfe\n"):
+        assert wire.load_reply(text) is None
+
+
+def test_nothing_but_output_may_be_long():
+    long = "A" * wire.SMALL_REPLY_BYTES
+    assert wire.load_reply(line(**{"return": {"buf-b64": long}})) is None
+    assert wire.load_reply(line(**{"return": {"exited": True, "out-data": [long]}})) is None
+    assert wire.load_reply(b'{"return": [' + b"[]," * wire.SMALL_REPLY_BYTES + b"[]]}\n") is None
+    assert wire.load_reply(b'{"return": {"out-data": "' + long.encode()) is None
+
+
+@given(junk=st.binary(max_size=200), long=st.booleans())
+def test_whatever_stands_in_a_line_is_read_or_refused(junk, long):
+    wire.load_reply(b'{"return": {"out-data": "' + b"A" * (wire.SMALL_REPLY_BYTES * long) + junk)
+
+
 def test_only_enabled_rpcs_count():
     info = wire.load_info({
         "version": "7.2.22",
