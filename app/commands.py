@@ -60,6 +60,7 @@ class Commands:
         guard: Refuses catastrophic commands.
         wakeups: Tells when a record has changed.
         settings: Deadlines and times to live.
+        seats: One for each request that may wait for the end of a command at the same time.
         clock: The time.
     """
 
@@ -68,6 +69,7 @@ class Commands:
     guard: Guard
     wakeups: Wakeups
     settings: WebSettings
+    seats: threading.BoundedSemaphore
     clock: Callable[[], datetime] = field(default=now)
 
     def start(
@@ -198,9 +200,14 @@ class Commands:
             known = _shown(principal, *self.store.run_both(*both))
             return known if known[1].command.state.ended else None
 
-        with self.wakeups.expect(command.id) as woken:
-            woken.set()
-            wait(woken, wait_s, look, reread_s=wait_s)
+        if wait_s and not self.seats.acquire(blocking=False):
+            wait_s = 0.0
+        try:
+            with self.wakeups.expect(command.id) as woken:
+                woken.set()
+                wait(woken, wait_s, look, reread_s=wait_s)
+        finally:
+            self.seats.release()
         return known
 
     def _new_command(self, principal: Principal, view: VmView, order: Order, request_id: str) -> Command:

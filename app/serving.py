@@ -12,9 +12,10 @@ from app.settings import WebSettings
 _SETTINGS = load(WebSettings, os.environ)
 
 bind = f"{_SETTINGS.host}:{_SETTINGS.port}"
-worker_class = "gthread"
+worker_class = "gthread"  # an answer of megabytes holds up a loop of greenlets, and threads hardly: see bench/README.md
 workers = _SETTINGS.processes
-threads = _SETTINGS.threads
+threads = _SETTINGS.threads  # made when they are needed; one that waits costs some 30 KB
+worker_connections = _SETTINGS.threads + 1000  # those without a request under way are kept beside the threads
 timeout = 30  # seconds without a sign of life of the process, not of a request
 graceful_timeout = (
     int(max(_SETTINGS.exec_start_timeout_s + 5 + LONGEST_WAIT_S, _SETTINGS.exec_kill_wait_s)) + 10

@@ -23,7 +23,12 @@ class WebSettings:
     host: str = variable("HOST", "127.0.0.1", "Address the web server listens on.")
     port: int = variable("PORT", "8000", "TCP port the web server listens on.", minimum=1)
     processes: int = variable("WEB_PROCESSES", "2", "Number of web server processes.", minimum=1)
-    threads: int = variable("WEB_THREADS", "32", "Requests that one web process works on at the same time.", minimum=1)
+    threads: int = variable(
+        "WEB_THREADS",
+        "1024",
+        "Requests that one web process works on at the same time; at most half of them wait for the end of a command.",
+        minimum=2,
+    )
     log_level: str = variable("LOG_LEVEL", "INFO", "Least level of log lines: DEBUG, INFO, WARNING or ERROR.")
     max_body_bytes: int = variable(
         "MAX_BODY_BYTES", "1500000", "Largest request body that is accepted.", unit="bytes", minimum=1

@@ -130,7 +130,7 @@ class Client:
             job = self.read(f"/api/jobs/{job_id}")
             if not seen or seen[-1]["state"] != job["state"]:
                 seen.append(job)
-            return job["isCompleted"] or job["isFailed"]
+            return bool(job["isCompleted"] or job["isFailed"])
 
         until(timeout_s, f"job {job_id} ends", ended)
         return seen

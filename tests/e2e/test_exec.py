@@ -100,6 +100,16 @@ def test_twenty_megabytes_arrive_cut_and_flagged(client: Client, vmid: int) -> N
     assert result["stdout"] == "0123456\n" * (KEPT_BYTES // 8)
 
 
+def test_both_streams_full_arrive_whole_and_unflagged(client: Client, vmid: int) -> None:
+    line = "yes 0123456 | head -c 16777216; yes abcdefg | head -c 16777216 >&2"
+    result = client.run(vmid, line, timeout_s=90)
+    assert (result["state"], result["exitcode"]) == ("exited", 0)
+    assert result["stdout"] == "0123456\n" * (KEPT_BYTES // 8)
+    assert result["stderr"] == "abcdefg\n" * (KEPT_BYTES // 8)
+    assert "outTruncated" not in result
+    assert "errTruncated" not in result
+
+
 def test_the_longest_line_of_the_widest_characters_arrives_whole(client: Client, vmid: int) -> None:
     head, tail = "printf %s '", "' | sha256sum"
     text = "🐧" * (65_536 - len(head) - len(tail))
