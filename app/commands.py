@@ -200,8 +200,8 @@ class Commands:
             known = _shown(principal, *self.store.run_both(*both))
             return known if known[1].command.state.ended else None
 
-        if wait_s and not self.seats.acquire(blocking=False):
-            wait_s = 0.0
+        if wait_s == 0 or not self.seats.acquire(blocking=False):
+            return known  # when every seat is taken too: a plain request must always find a thread
         try:
             with self.wakeups.expect(command.id) as woken:
                 woken.set()

@@ -1,5 +1,6 @@
 """The composition root of the web half: makes every collaborator and hands it to those who use it."""
 
+import threading
 from collections.abc import Callable
 from datetime import datetime
 
@@ -51,6 +52,7 @@ def create_app(
         guard=guard or Guard.from_files(settings.guard_rules_files),
         wakeups=wakeups or Wakeups(client),
         settings=settings,
+        seats=threading.BoundedSemaphore(settings.threads // 2),
         clock=clock,
     )
     services = Services(

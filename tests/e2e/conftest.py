@@ -148,7 +148,7 @@ class Client:
             status: int = self.post(f"/api/vm/{vmid}/agent/exec", command="true").status_code
             return status == HTTPStatus.OK
 
-        until(BOOT_TIMEOUT_S, f"the agent of VM {vmid} is available", answers)
+        until(BOOT_TIMEOUT_S, f"the agent of VM {vmid} is available", answers, pause_s=0.1)
 
 
 @dataclass(frozen=True)

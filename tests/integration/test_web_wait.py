@@ -356,6 +356,47 @@ class TestGet:
         assert time.monotonic() - began_s < 5
 
 
+class TestFullHouse:
+    def test_who_finds_no_seat_is_answered_at_once_with_what_is_known(self, redis_url: str):
+        web = Web(redis_url, WEB_THREADS="4")
+        web.key = web.make_key()
+        web.publish()
+        command_id = start(web, redis_url)
+        seated = [
+            Asking(lambda: web.app.test_client().get(f"{READ}&wait=60", headers={"X-API-Key": web.key}))
+            for _ in range(2)
+        ]
+        eventually(lambda: len(web.wakeups._waiters.get(command_id, ())) == 2)
+        began_s = time.monotonic()
+        assert web.get(f"{READ}&wait=60").json["data"] == RUNNING
+        with PlayedWorker(redis_url, tells_pid(PID + 1)):
+            data = web.post(EXEC, json={"command": "true", "wait": 60}).json["data"]
+        assert (data["pid"], data["exited"]) == (PID + 1, False)
+        assert time.monotonic() - began_s < 5
+        end(web.store, command_id)
+        assert [asking.data for asking in seated] == [EXITED, EXITED]
+        web.close()
+
+    def test_seat_is_free_again_whatever_came_of_the_wait(self, redis_url: str):
+        web = Web(redis_url, WEB_THREADS="2")
+        web.key = web.make_key()
+        web.publish()
+        command_id = start(web, redis_url)
+        assert web.get(f"{READ}&wait=0.1").json["data"] == RUNNING
+        asking = Asking(lambda: web.get(f"{READ}&wait=60"))
+        eventually(lambda: waiters(web))
+        web.client.delete(f"ownup:cmd:{command_id}")
+        web.client.publish(WAKE_CHANNEL, command_id)
+        asking.join(20)
+        assert asking.response.status_code == 404
+        command_id = start(web, redis_url)
+        asking = Asking(lambda: web.get(f"{READ}&wait=60"))
+        eventually(lambda: waiters(web))
+        end(web.store, command_id)
+        assert asking.data == EXITED
+        web.close()
+
+
 class TestInput:
     @pytest.mark.parametrize("value", [-0.1, 60.1, 61, 10**400, -(10**400), True, False, "5", None, [5], {}])
     def test_wrong_body_is_refused(self, web: Web, value: object):

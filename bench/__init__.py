@@ -1,1 +1,0 @@
-"""`make bench`: the product against its baselines, in one run, on this machine."""
