@@ -68,6 +68,14 @@ class Client:
     def post(self, path: str, **body: object) -> requests.Response:
         return self._http.post(f"{self._url}{path}", json=body, timeout=REQUEST_TIMEOUT_S)
 
+    def kill(self, vmid: int, pid: int) -> dict[str, Any]:
+        """Have a command killed; answer what is known of it then."""
+        path = f"{self._url}/api/vm/{vmid}/agent/exec"
+        response = self._http.delete(path, params={"pid": pid}, timeout=REQUEST_TIMEOUT_S)
+        assert response.status_code == 200, response.text
+        killed: dict[str, Any] = response.json()["data"]
+        return killed
+
     def read(self, path: str, **query: str | int) -> Any:
         """Read `data` of an answer that must be a success."""
         response = self.get(path, **query)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import redis
 from rq import Queue
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
@@ -14,6 +15,8 @@ from rq.worker import BaseWorker
 
 from tests.conftest import RedisServer
 from tests.e2e.conftest import Client, Stack, started, until
+
+pytestmark = pytest.mark.timeout(240)  # one of the tests also waits for the stack to start, one for its end
 
 QUEUE = "node-node-1"
 COMMANDS = 5

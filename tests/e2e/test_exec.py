@@ -5,7 +5,11 @@ import hashlib
 import platform
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.conftest import Client, until
+
+pytestmark = pytest.mark.timeout(240)  # one of the tests also waits for the stack to start, one for its end
 
 MEGABYTE = 1_000_000
 KEPT_BYTES = 16 * 1024 * 1024

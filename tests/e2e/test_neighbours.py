@@ -5,7 +5,11 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.e2e.conftest import CLIENTS, Client, Stack
+
+pytestmark = pytest.mark.timeout(240)  # one of the tests also waits for the stack to start, one for its end
 
 SAMPLES = 40
 ROUNDS = 3

@@ -10,6 +10,8 @@ import pytest
 
 from tests.e2e.conftest import SHUTDOWN_TIMEOUT_S, Client, Stack, until
 
+pytestmark = pytest.mark.timeout(240)  # one of the tests also waits for the stack to start, one for its end
+
 LOST_TIMEOUT_S = 5
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 STATES = ["queued", "running", "completed"]

@@ -150,8 +150,8 @@ def _draw_faults(rng: random.Random, size: Size, guests: Sequence[Guest]) -> tup
     faults = [Fault(_moment(rng, size), FaultKind.WORKER_KILL) for _ in range(size.worker_kills)]
     for index in range(size.redis_restarts):
         kind = FaultKind.REDIS_SHUTDOWN if index % 3 == 1 else FaultKind.REDIS_KILL
-        # The last one stays away for longer than a node counts as alive without a heartbeat.
-        down_s = 12.0 if index == size.redis_restarts - 1 > 1 else rng.uniform(0.0, 4.0)
+        # The fifth one stays away for longer than a node counts as alive without a heartbeat.
+        down_s = 12.0 if index == 4 else rng.uniform(0.0, 4.0)
         faults.append(Fault(_moment(rng, size), kind, down_s=down_s))
     # Stalled for longer than web and worker wait for it: it does all the same what it was asked meanwhile.
     stalls_s = [rng.uniform(2.2, 4.0) for _ in range(size.redis_stalls)]

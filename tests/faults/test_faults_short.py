@@ -10,9 +10,9 @@ from tests.faults.run import run
 
 SEED = 20260210
 SHORT = Size(
-    commands=250, worker_kills=6, redis_restarts=3, redis_stalls=1, agent_restarts=8, agents=6, span_s=45
+    commands=250, worker_kills=6, redis_restarts=2, redis_stalls=1, agent_restarts=8, agents=6, span_s=40
 )  # fmt: skip
-LIMIT_S = 150
+LIMIT_S = 200
 
 
 @pytest.mark.timeout(LIMIT_S + 120)

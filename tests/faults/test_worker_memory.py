@@ -13,16 +13,16 @@ from app.core.queues import queue_name
 from app.core.records import CommandState
 from tests.conftest import RedisServer
 from tests.faults.peers import MIB, Customer, Worker, real_agent, until
-from tests.faults.test_hostile_guests import MEMORY_BOUND_BYTES
 
 VMIDS = range(100, 106)
 COMMANDS = 10_000
 WARM_UP = 1_000
 AT_ONCE = 8
-LEAK_BYTES = 12 * MIB
-"""A leak of 2 kB for each of the other 9,000 commands would be more."""
+BATCH = 3_000
+LEAK_BYTES = 6 * MIB
+"""A leak of 1 kB for each of the other 9,000 commands would be more."""
 
-LARGE = 24
+LARGE = 18
 LARGE_BYTES = 14_000_000
 
 
@@ -87,10 +87,12 @@ def settled_bytes(worker, redis_url):
 
 def test_ten_thousand_commands_leave_nothing_behind(worker, redis_url):
     assert run_many(redis_url, range(WARM_UP)) == []
-    before_bytes, began_s = settled_bytes(worker, redis_url), time.monotonic()
-    assert run_many(redis_url, range(WARM_UP, COMMANDS)) == []
-    took_s = time.monotonic() - began_s
-    after_bytes = settled_bytes(worker, redis_url)
+    before_bytes, took_s = settled_bytes(worker, redis_url), 0.0
+    for first in range(WARM_UP, COMMANDS, BATCH):
+        began_s = time.monotonic()
+        assert run_many(redis_url, range(first, first + BATCH)) == []
+        took_s += time.monotonic() - began_s
+        after_bytes = settled_bytes(worker, redis_url)
     sizes = f"after {WARM_UP}: {before_bytes / MIB:.1f} MiB, after {COMMANDS}: {after_bytes / MIB:.1f} MiB"
     print(f"\nRSS {sizes}; {(COMMANDS - WARM_UP) / took_s:.0f} commands/s")
     assert after_bytes - before_bytes < LEAK_BYTES
@@ -105,5 +107,5 @@ def test_many_large_results_at_once_wait_on_disk(worker, redis_url):
     assert {(len(each.stdout), len(each.stderr)) for each in results} == {(LARGE_BYTES, LARGE_BYTES)}
     total = LARGE * LARGE_BYTES * 2 // MIB
     print(f"\n{total} MiB of results: peak {worker.peak_bytes() // MIB} MiB, then {worker.rss_bytes() // MIB} MiB")
-    assert worker.peak_bytes() < MEMORY_BOUND_BYTES
+    assert worker.peak_bytes() < 400 * MIB  # which they would not fit into
     assert worker.rss_bytes() < 100 * MIB

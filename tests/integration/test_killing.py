@@ -201,3 +201,23 @@ async def test_a_recycled_pid_ends_the_older_command_as_lost(node):
     )
     assert (await node.result(older)).command.state is CommandState.LOST
     assert (await node.result(newer)).stdout == b"mine\n"
+
+
+async def test_a_frozen_guest_keeps_its_commands_until_it_is_thawed(redis_url, tmp_path):
+    """A frozen guest refuses guest-exec-status with the class of an RPC that is switched off, and forgets nothing."""
+    with tempfile.TemporaryDirectory(prefix="qga") as name:
+        async with FakeAgent(Path(name) / "agent") as agent:
+            client = redis.asyncio.Redis.from_url(redis_url)
+            guest = Guest(Path(name) / "agent")
+            node = Node(client, guest, Spool(tmp_path))
+            command = await node.start("sleep 0.2; echo thawed")
+            agent.disabled |= {"guest-exec", "guest-exec-status"}
+            asked = agent.received("guest-exec-status")
+            while agent.received("guest-exec-status") < asked + 3:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+            assert (await node.store.run(store.commands.find(command.id))).state is CommandState.RUNNING
+            agent.disabled.clear()
+            assert (await node.result(command)).stdout == b"thawed\n"
+            await node.watcher.close()
+            await guest.channel.close()
+            await client.aclose()

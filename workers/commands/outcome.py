@@ -54,26 +54,19 @@ class Outcomes:
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
     async def start(self, command_id: str, start: CommandStart) -> None:
-        """Record the start of a command; while Redis is away a note of it is in the spool.
+        """Record the start of a command; a note of it is in the spool until Redis has it, before any result of it.
 
         Raises:
             IllegalMoveError: The record can't start (any more).
         """
-        call = store.commands.start(command_id, start)
+        self._spool.put_start(command_id, start)
         try:
-            await self._start(command_id, start, call)
+            await self.persist(store.commands.start(command_id, start))
         except IllegalMoveError as exc:
             # Nobody else has the claim: an earlier try has arrived and its reply was lost, or the spool was quicker.
             if exc.present not in _STARTED:
                 raise
         self._spool.remove_start(command_id)
-
-    async def _start(self, command_id: str, start: CommandStart, call: store.Call[None]) -> None:
-        try:
-            await self._store.run(call)
-        except StoreUnavailableError:
-            self._spool.put_start(command_id, start)
-            await self.persist(call)
 
     async def end(self, command_id: str, end: CommandEnd, *, after: Awaitable[None] | None = None) -> None:
         """Record the end of a command, through the spool; with Redis away it is delivered later.
