@@ -144,6 +144,7 @@ class Session:
         self._sock = sock
         self._client = client
         self._window = Window()
+        self._exchanges: set[asyncio.Task[Any]] = set()
         self._watcher = asyncio.create_task(self._watch(on_end))
 
     @classmethod
@@ -206,6 +207,21 @@ class Session:
             AgentSilentError: Sent, but the time was up or the connection ended before the reply. The session is closed.
             AgentProtocolError: The reply is malformed.
         """
+        # In a task of its own: the agent answers also a caller who has gone, and until then the window is taken.
+        exchange = asyncio.create_task(self._exchange(rpc, arguments, timeout_s))
+        self._exchanges.add(exchange)
+        exchange.add_done_callback(self._forget)
+        return await asyncio.shield(exchange)
+
+    async def _exchange(self, rpc: str, arguments: Mapping[str, object] | None, timeout_s: float) -> Any:
+        """Send a request when there is room for it, and wait for its reply.
+
+        Raises:
+            AgentUnavailableError: As ``call`` says.
+            AgentRefusedError: As ``call`` says.
+            AgentSilentError: As ``call`` says.
+            AgentProtocolError: As ``call`` says.
+        """
         self._client.long_calls += rpc in _LONG_RPCS
         message = QMPClient.make_execute_msg(rpc, arguments)
         try:
@@ -224,6 +240,11 @@ class Session:
             raise AgentProtocolError(f"{rpc}: the agent's reply is malformed") from exc
         finally:
             self._client.long_calls -= rpc in _LONG_RPCS
+
+    def _forget(self, exchange: "asyncio.Task[Any]") -> None:
+        self._exchanges.discard(exchange)
+        if not exchange.cancelled():
+            exchange.exception()  # told to the caller, if there still is one
 
     async def _await_reply(self, message: Message, timeout_s: float) -> Any:
         loop = asyncio.get_running_loop()
