@@ -82,10 +82,9 @@ class NodeWorker(BaseWorker):
         self._under_way: set[asyncio.Task[None]] = set()
         self._long: dict[str, _Taken] = {}
 
-    @property
-    def connection_timeout(self) -> int:
-        """Tell RQ to leave the connection's own time-outs alone: it would make them longer."""
-        return 0
+    def _set_connection(self, connection: "redis.Redis") -> "redis.Redis":
+        # RQ would make the time-outs of its connection longer; this one has been given the right ones.
+        return connection
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Take and await jobs until ``stop`` is set; then finish what is under way, for a while."""
