@@ -133,7 +133,24 @@ class Watcher:
 
     async def _see_to_end(self, follow: "_Follow", recorded: Awaitable[None] | None) -> None:
         # The end is handed over, not kept here: it may be megabytes.
-        await self._outcomes.end(follow.running.command_id, await follow.find_end(), after=recorded)
+        await self._outcomes.end(follow.running.command_id, await self._find_end(follow), after=recorded)
+
+    async def _find_end(self, follow: "_Follow") -> CommandEnd:
+        """Find out how a command ends, whatever stumbles on the way: nobody else looks after it.
+
+        Raises:
+            CancelledError: The worker stops.
+        """
+        task = asyncio.current_task()
+        while True:
+            try:
+                return await follow.find_end()
+            except asyncio.CancelledError:
+                if task is None or task.cancelling():
+                    raise  # the worker stops; otherwise it was the channel that was closed under us
+            except Exception:  # noqa: BLE001 - a defect met on one command must not leave it unwatched
+                _log.exception("watch_stumbled", extra={"command_id": follow.running.command_id})
+            await asyncio.sleep(_LONGEST_PAUSE_S)
 
     def _forget(self, running: Running, task: asyncio.Task[None]) -> None:
         self._tasks.pop(running.command_id, None)
