@@ -29,9 +29,11 @@ COMMANDS = 3
 CASE_S = 2.5
 LONG_BYTES = 1_000_000
 
-EXITED, LOST = {CommandState.EXITED}, {CommandState.LOST}
-NOT_KNOWN = {CommandState.RUNNING, CommandState.LOST, CommandState.UNKNOWN}
 NOT_RUN = {CommandState.FAILED}
+EXITED = {CommandState.EXITED}
+# A command that comes when the agent has shown already what it is finds it shunned, and has not run.
+LOST = {CommandState.LOST} | NOT_RUN
+NOT_KNOWN = {CommandState.RUNNING, CommandState.LOST, CommandState.UNKNOWN} | NOT_RUN
 
 
 @dataclass(frozen=True)
