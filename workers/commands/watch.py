@@ -149,7 +149,8 @@ class Watcher:
                 if task is None or task.cancelling():
                     raise  # the worker stops; otherwise it was the channel that was closed under us
             except Exception:  # noqa: BLE001 - a defect met on one command must not leave it unwatched
-                _log.exception("watch_stumbled", extra={"command_id": follow.running.command_id})
+                extra = {"command_id": follow.running.command_id, "vmid": follow.running.vmid}
+                _log.exception("watch_stumbled", extra=extra)
             await asyncio.sleep(_LONGEST_PAUSE_S)
 
     def _forget(self, running: Running, task: asyncio.Task[None]) -> None:
