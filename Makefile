@@ -7,10 +7,10 @@ export VAR_DIR
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
-OURS := accel demo.key lab redis run run.lock spool vms
+OURS := accel bench demo.key lab redis run run.lock spool vms
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check faults lab clean packages
+.PHONY: help run test check bench faults lab clean packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 10
@@ -29,6 +29,10 @@ check: $(INSTALLED) ## ruff, mypy, import-linter
 
 faults: $(INSTALLED) lab ## the long fault run: kills, restarts, cuts; about 15 minutes; prints its seed and a table
 	@exec $(BIN)/python -m tests.faults
+
+bench: $(INSTALLED) lab ## measure the product against its baselines: a table, and VAR_DIR/bench/latest.json
+	@$(BIN)/python -m bench.install
+	@exec $(BIN)/python -m bench
 
 lab: $(INSTALLED) ## build the lab guest
 	@exec $(BIN)/python -m lab.guest

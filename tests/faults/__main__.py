@@ -27,6 +27,8 @@ _PARAMETERS = {
 }
 """Each can be given on the command line, or in the environment as FAULTS_<NAME>."""
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def main() -> int:
     """Run, print the table, and answer with an exit status."""
@@ -45,14 +47,29 @@ def main() -> int:
         agents=wanted.agents,
         span_s=wanted.span,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended
+    for number in _SIGNALS:
+        signal.signal(number, _break_off)
     try:
         outcome = run(seed, size, limit_s=wanted.limit, say=say)
+    except KeyboardInterrupt as exc:
+        say(f"the fault run was broken off by {exc} (seed {seed})")
+        return 1
     except LabError as exc:
         say(f"the fault run didn't come about (seed {seed}): {exc}")
         return 1
     say(table.render(outcome))
     return 1 if outcome.verdict.violations else 0
+
+
+def _break_off(number: int, _frame: object) -> None:
+    """End the run, and all that it has started; a second signal doesn't disturb that.
+
+    Raises:
+        KeyboardInterrupt: Always.
+    """
+    for later in _SIGNALS:
+        signal.signal(later, signal.SIG_IGN)
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 if __name__ == "__main__":

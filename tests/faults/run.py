@@ -4,6 +4,7 @@ Puts the pieces together; what goes wrong is in `plan`, what counts as wrong in 
 """
 
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -21,7 +22,7 @@ from lab.demo import Api
 from tests.faults import records
 from tests.faults.clients import Crowd, Ticket
 from tests.faults.guests import Guests
-from tests.faults.plan import FaultKind, Order, Plan, Size, draw
+from tests.faults.plan import FaultKind, Order, Plan, Size, draw, make_token
 from tests.faults.sabotage import Saboteur
 from tests.faults.stage import NODE, Stage, until
 from tests.faults.verdict import Evidence, Verdict, Violation, judge
@@ -145,23 +146,22 @@ class _Scene:
         """
         self._say("waiting until all is quiet")
         with redis.Redis.from_url(self.stage.redis_url) as client:
-            try:
-                until(_SETTLE_S, "no command is open", lambda: not records.list_open(client, NODE), 0.5)
-            except LabError as exc:
-                notes.append(str(exc))
-        last = [Order(f"T{_FIRST_LAST_ORDER + n:05d}x{self._plan.seed % 16**12:012x}", each.vmid, at_s=0.0)
-                for n, each in enumerate(self._plan.guests)]  # fmt: skip
-        crowd = Crowd(api, last, self._guests.token_file)
+            notes += _late("no command is open", lambda: not records.list_open(client, NODE))
+        crowd = Crowd(api, self._last_orders(), self._guests.token_file)
         crowd.start()
-        try:
-            until(_SETTLE_S, "the last commands", lambda: not crowd.busy, 0.1)
-        except LabError as exc:
-            notes.append(str(exc))
+        notes += _late("the last commands are over", lambda: not crowd.busy)
         crowd.stop()
         notes += [f"VM {t.order.vmid} is not well at the end" for t in crowd.tickets if not _went_well(t)]
         if not self._guests.wait_for_programs(_PROGRAMS_TIMEOUT_S):
             notes.append("programs are left in the guests")
-        return [*crowd.tickets]
+        return crowd.tickets
+
+    def _last_orders(self) -> list[Order]:
+        rng = random.Random(f"last {self._plan.seed}")
+        return [
+            Order(make_token(rng, _FIRST_LAST_ORDER + number), each.vmid, at_s=0.0)
+            for number, each in enumerate(self._plan.guests)
+        ]
 
     def collect(self, tickets: list[Ticket]) -> Evidence:
         """Read everything there is to know."""
@@ -171,6 +171,15 @@ class _Scene:
             held = records.read_all(client)
         tokens = {each.vmid: self._guests.tokens(each.vmid) for each in self._plan.guests}
         return Evidence(tickets=tickets, records=held, by_key=by_key, tokens=tokens)
+
+
+def _late(what: str, probe: Callable[[], bool]) -> list[str]:
+    """Wait until something is so; what there is to note if it doesn't come true."""
+    try:
+        until(_SETTLE_S, what, probe, 0.2)
+    except LabError as exc:
+        return [str(exc)]
+    return []
 
 
 def _status(api: Api, path: str) -> str:

@@ -1,0 +1,1 @@
+"""`make bench`: the product against its baselines, in one run, on this machine."""
