@@ -11,8 +11,9 @@ from redis.retry import Retry
 
 from app import docs, health, request_log
 from app.access import Access
+from app.api import failures
 from app.api.json_text import CompactJson
-from app.api.v1 import agent_exec, jobs, vms
+from app.api.v1 import agent_exec, errors, jobs, vms
 from app.api.v1.face import BASE, create_api
 from app.commands import Commands
 from app.core.clock import now
@@ -89,6 +90,7 @@ def _flask_app(services: Services) -> Flask:
     app.url_map.merge_slashes = False  # a redirect would be an answer without the face's body
     install(app, services)
     request_log.install(app)
+    failures.install(app, {BASE: errors.FACE}, otherwise=errors.FACE)
     api = create_api(app)
     for blueprint in (vms.blueprint, agent_exec.blueprint, jobs.blueprint):
         api.register_blueprint(blueprint, url_prefix=BASE)

@@ -8,7 +8,7 @@ import pytest
 from werkzeug.exceptions import TooManyRequests
 
 from app.access import Scope
-from app.api.v1.errors import render
+from app.api.v1.errors import FACE
 from app.core import clock
 from app.core.records import ApiKey, CommandState
 from app.core.store import keys
@@ -275,7 +275,7 @@ def test_unknown_path_is_404(web: Web, path: str):
 
 def test_any_other_http_error_has_the_face_s_body(web: Web):
     with web.app.test_request_context("/api/vm"):
-        response = render(TooManyRequests("slow down", retry_after=7))
+        response = FACE.render(TooManyRequests("slow down", retry_after=7))
     body = json.loads(response.data)
     assert (response.status_code, body["code"], body["message"]) == (429, "TOO_MANY_REQUESTS", "slow down")
     assert response.headers["Retry-After"] == "7"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import app.guard  # noqa: F401 - its errors belong to the tree
-from app.api.v1.errors import SHOWN, STATUS, status_of
+from app.api.failures import SHOWN, status_of
+from app.api.v1.errors import STATUSES as V1
 from app.core import errors
 from app.core.errors import Effect, OwnUpError, Problem
 
@@ -36,23 +37,23 @@ STATUSES = {
 @pytest.mark.parametrize("kind", TREE)
 def test_every_error_has_its_status_in_v1(kind: type[OwnUpError]):
     error = kind.__new__(kind)
-    assert status_of(error) == STATUSES.get(kind.__name__, 500)
+    assert status_of(error, V1) == STATUSES.get(kind.__name__, 500)
 
 
 @pytest.mark.parametrize("kind", TREE)
 def test_text_of_a_5xx_is_shown_only_where_it_was_written_for_callers(kind: type[OwnUpError]):
-    if status_of(kind.__new__(kind)) >= 500 and issubclass(kind, SHOWN):
+    if status_of(kind.__new__(kind), V1) >= 500 and issubclass(kind, SHOWN):
         assert kind.__name__ in STATUSES or issubclass(kind, errors.StartFailedError)
 
 
 def test_table_holds_no_row_without_use():
-    for kind, status in STATUS.items():
-        parents = [STATUS[parent] for parent in kind.__mro__[1:] if parent in STATUS]
+    for kind, status in V1.items():
+        parents = [V1[parent] for parent in kind.__mro__[1:] if parent in V1]
         assert not parents or parents[0] is not status or kind in {errors.StartRefusedError, errors.StartUnknownError}
 
 
 def test_error_that_is_not_ours_is_500():
-    assert status_of(ValueError()) is HTTPStatus.INTERNAL_SERVER_ERROR
+    assert status_of(ValueError(), V1) is HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 @pytest.mark.parametrize("kind", TREE)

@@ -1,27 +1,21 @@
-"""The v1 face as a whole: its envelope, its OpenAPI document, its error handling, its routes.
+"""The v1 face as a whole: its envelope, its OpenAPI document, its routes.
 
 Source: HostUp v1 docs, conventions.
 """
 
-from collections.abc import Callable
-from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
 import marshmallow
 from flask import Flask
-from flask_smorest import Api, Blueprint
 from marshmallow import fields
 
-from app.api.parsing import RequestParser
-from app.api.v1 import errors
+from app.api.face import FaceApi, FaceBlueprint
 from app.api.v1.schemas import ErrorSchema
 from app.api.v1.timestamps import timestamp
 from app.request_log import request_id
 from app.services import services
 
 BASE = "/api"
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _EXAMPLE_REQUEST_ID = "2121ae20-bd9d-41e9-aeeb-5dd1dd1a24ba"
 _DESCRIPTION = """
@@ -42,10 +36,8 @@ def example(data: Any) -> dict[str, Any]:
     return {"success": True, "timestamp": stamp, "requestId": _EXAMPLE_REQUEST_ID, "data": data}
 
 
-class V1Blueprint(Blueprint):
+class V1Blueprint(FaceBlueprint):
     """Routes whose views return the bare data of an answer."""
-
-    ARGUMENTS_PARSER = RequestParser()
 
     @staticmethod
     def _make_doc_response_schema(schema: marshmallow.Schema) -> type[marshmallow.Schema]:
@@ -66,38 +58,18 @@ class V1Blueprint(Blueprint):
     def _prepare_response_content(data: Any) -> dict[str, Any]:
         return envelope(data)
 
-    def fails(self, *statuses: int) -> Decorator:
-        """Document with which errors a view may answer."""
-        return cast("Decorator", self.doc(responses={status: HTTPStatus(status).name for status in statuses}))
 
-
-class V1Api(Api):
-    """Renders every error of an application in the v1 body, and makes the OpenAPI document of the face."""
+class V1Api(FaceApi):
+    """Documents the face."""
 
     ERROR_SCHEMA = ErrorSchema
-    DEFAULT_ERROR_RESPONSE_NAME = None
-
-    def _register_error_handlers(self) -> None:
-        self._app.register_error_handler(Exception, errors.render)
 
 
 def create_api(app: Flask) -> V1Api:
     """Give an application this face, still without routes."""
-    app.config |= {
-        "V1_API_TITLE": "OwnUp: HostUp v1",
-        "V1_API_VERSION": "v1",
-        "V1_OPENAPI_VERSION": "3.0.3",
-        "V1_OPENAPI_URL_PREFIX": "/openapi",
-        "V1_OPENAPI_JSON_PATH": "v1.json",
-        "V1_API_SPEC_OPTIONS": {
-            "info": {"description": _DESCRIPTION.strip()},
-            "security": [{"apiKey": []}, {"bearer": []}],
-        },
-    }
-    api = V1Api(app, config_prefix="V1")
-    schemes = api.spec.components
-    schemes.security_scheme("apiKey", {"type": "apiKey", "in": "header", "name": "X-API-Key"})
-    schemes.security_scheme("bearer", {"type": "http", "scheme": "bearer"})
+    api = V1Api(app, "v1", title="OwnUp: HostUp v1", version="v1", description=_DESCRIPTION)
+    api.secure("apiKey", {"type": "apiKey", "in": "header", "name": "X-API-Key"})
+    api.secure("bearer", {"type": "http", "scheme": "bearer"})
     return api
 
 

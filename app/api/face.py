@@ -1,0 +1,57 @@
+"""What the faces share where they meet flask-smorest: how routes are declared, and one OpenAPI document a face."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, cast
+
+from flask import Flask
+from flask_smorest import Api, Blueprint
+
+from app.api.parsing import RequestParser
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class FaceBlueprint(Blueprint):
+    """Routes of a face."""
+
+    ARGUMENTS_PARSER = RequestParser()
+
+    def fails(self, *statuses: int) -> Decorator:
+        """Document with which errors a view may answer."""
+        return cast("Decorator", self.doc(responses={status: HTTPStatus(status).name for status in statuses}))
+
+
+class FaceApi(Api):
+    """Makes the OpenAPI document of a face, ``/openapi/<name>.json``; a subclass sets ``ERROR_SCHEMA``."""
+
+    DEFAULT_ERROR_RESPONSE_NAME = None
+
+    def __init__(self, app: Flask, name: str, *, title: str, version: str, description: str) -> None:
+        """Give an application a face, still without routes.
+
+        Args:
+            app: The application.
+            name: Of the document.
+            title: For people.
+            version: Of the face.
+            description: What is true of all its routes, in Markdown.
+        """
+        prefix = name.upper()
+        app.config |= {
+            f"{prefix}_API_TITLE": title,
+            f"{prefix}_API_VERSION": version,
+            f"{prefix}_OPENAPI_VERSION": "3.0.3",
+            f"{prefix}_OPENAPI_URL_PREFIX": "/openapi",
+            f"{prefix}_OPENAPI_JSON_PATH": f"{name}.json",
+            f"{prefix}_API_SPEC_OPTIONS": {"info": {"description": description.strip()}},
+        }
+        super().__init__(app, config_prefix=prefix)
+
+    def secure(self, name: str, scheme: dict[str, Any]) -> None:
+        """Document a way to authenticate; any one of several will do."""
+        self.spec.components.security_scheme(name, scheme)
+        self.spec.options.setdefault("security", []).append({name: []})
+
+    def _register_error_handlers(self) -> None:
+        """Leave errors to ``app.api.failures``, which knows all faces."""
