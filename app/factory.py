@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import redis
 from flask import Flask
@@ -13,17 +14,29 @@ from app import docs, health, request_log
 from app.access import Access
 from app.api import failures
 from app.api.json_text import CompactJson
-from app.api.v1 import agent_exec, errors, jobs, vms
+from app.api.openstack import face as openstack
+from app.api.v1 import agent_exec, errors, guest_settings, jobs, snapshots, ssh_keys, vms
 from app.api.v1.face import BASE, create_api
+from app.api.v2 import errors as v2_errors
+from app.api.v2 import face as v2_face
+from app.api.v2 import routes as v2_routes
 from app.commands import Commands
+from app.core import ids
 from app.core.clock import now
 from app.core.store import Store
 from app.dispatch import Dispatch
 from app.guard import Guard
+from app.guest_calls import GuestCalls
+from app.guest_settings import GuestSettings
+from app.history import History
 from app.inventory import Inventory
-from app.power_jobs import PowerJobs
+from app.jobs import Jobs
+from app.public_ids import PublicIds
 from app.services import Services, install
 from app.settings import WebSettings
+from app.snapshots import Snapshots
+from app.ssh_keys import SshKeys
+from app.tokens import Tokens
 from app.wakeups import Wakeups
 
 
@@ -56,13 +69,22 @@ def create_app(
         seats=threading.BoundedSemaphore(settings.threads // 2),
         clock=clock,
     )
+    access, inventory = Access(store, clock), Inventory(store)
+    all_jobs = Jobs(store, dispatch, settings, clock)
     services = Services(
         settings=settings,
         store=store,
-        access=Access(store, clock),
-        inventory=Inventory(store),
+        access=access,
+        inventory=inventory,
         commands=commands,
-        power_jobs=PowerJobs(store, dispatch, settings, clock),
+        jobs=all_jobs,
+        snapshots=Snapshots(store, all_jobs),
+        guest_settings=GuestSettings(GuestCalls(store, dispatch, commands.wakeups, settings, clock), commands),
+        ssh_keys=SshKeys(store, clock),
+        history=History(store),
+        vps_ids=PublicIds(store, inventory, ids.vps_id),
+        server_ids=PublicIds(store, inventory, ids.openstack_id),
+        tokens=Tokens(store, access),
         clock=clock,
     )
     return _flask_app(services)
@@ -83,17 +105,27 @@ def connect(settings: WebSettings) -> redis.Redis:
     )
 
 
+class _SyncFlask(Flask):
+    """An application without coroutines: Flask would look for them in every function it calls for a request."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+
 def _flask_app(services: Services) -> Flask:
-    app = Flask("app", static_folder=None)
+    app = _SyncFlask("app", static_folder=None)
     app.json = CompactJson(app)
     app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes
     app.url_map.merge_slashes = False  # a redirect would be an answer without the face's body
     install(app, services)
     request_log.install(app)
-    failures.install(app, {BASE: errors.FACE}, otherwise=errors.FACE)
+    failures.install(app, {BASE: errors.FACE, v2_face.BASE: v2_errors.FACE} | openstack.FACES, otherwise=errors.FACE)
     api = create_api(app)
-    for blueprint in (vms.blueprint, agent_exec.blueprint, jobs.blueprint):
+    v1 = (vms, agent_exec, jobs, guest_settings, ssh_keys, snapshots)
+    for blueprint in (routes.blueprint for routes in v1):
         api.register_blueprint(blueprint, url_prefix=BASE)
+    v2_routes.register(app)
+    openstack.register(app)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(docs.blueprint)
     return app

@@ -29,6 +29,17 @@ class Inventory:
         """Read all VMs of the principal's account, by vmid."""
         return tuple(_as_known(view) for view in self._store.run(vms.list_owned(principal.account)))
 
+    def list_page(self, principal: Principal, *, after: int, limit: int) -> tuple[tuple[VmView, ...], bool]:
+        """Read the next VMs of the principal's account, by vmid, and tell whether there are more.
+
+        Args:
+            principal: Who asks.
+            after: The vmid that the last page ended with; 0 for the first page.
+            limit: How many VMs are read at most.
+        """
+        found = self._store.run(vms.list_page(principal.account, after=after, limit=limit + 1))
+        return tuple(_as_known(view) for view in found[:limit]), len(found) > limit
+
 
 def owned(principal: Principal, view: VmView | None) -> VmView:
     """Let a principal see a VM that was read.

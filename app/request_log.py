@@ -9,12 +9,16 @@ from flask import Flask, Response, g, request
 from app.core import ids
 
 _LOG = logging.getLogger(__name__)
+_VM_IDS = frozenset({"vmid", "vps_id", "server_id"})
+"""The part of a path that says which VM it is about, in each face's spelling."""
+_V2 = "/api/v2/"
+"""Below this ids are spelt as HostUp v2 spells them."""
 
 
 def request_id() -> str:
     """Tell the id of the present request; its answer carries the same one."""
     if "request_id" not in g:
-        g.request_id = ids.request_id()
+        g.request_id = ids.request_id_v2() if f"{request.path}/".startswith(_V2) else ids.request_id()
     return cast("str", g.request_id)
 
 
@@ -58,8 +62,7 @@ def _facts(status: int, failure: Exception | None) -> dict[str, Any]:
     }
     if "principal" in g:
         facts |= {"account": g.principal.account, "key_id": g.principal.key_id}
-    if request.view_args and "vmid" in request.view_args:
-        facts["vmid"] = request.view_args["vmid"]
+    facts |= {name: value for name, value in (request.view_args or {}).items() if name in _VM_IDS}
     if failure:
         facts |= {"error": type(failure).__name__, "reason": str(getattr(failure, "reason", failure))}
     return facts

@@ -10,9 +10,15 @@ from flask import Flask, current_app
 from app.access import Access
 from app.commands import Commands
 from app.core.store import Store
+from app.guest_settings import GuestSettings
+from app.history import History
 from app.inventory import Inventory
-from app.power_jobs import PowerJobs
+from app.jobs import Jobs
+from app.public_ids import PublicIds
 from app.settings import WebSettings
+from app.snapshots import Snapshots
+from app.ssh_keys import SshKeys
+from app.tokens import Tokens
 
 _EXTENSION = "ownup"
 
@@ -26,7 +32,14 @@ class Services:
     access: Access
     inventory: Inventory
     commands: Commands
-    power_jobs: PowerJobs
+    jobs: Jobs
+    snapshots: Snapshots
+    guest_settings: GuestSettings
+    ssh_keys: SshKeys
+    history: History
+    vps_ids: PublicIds
+    server_ids: PublicIds
+    tokens: Tokens
     clock: Callable[[], datetime]
 
 

@@ -4,11 +4,11 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import LabError
+from lab import LabError, disks
 from lab.guest import LabGuest
 
 FIRST_VMID = 10000
@@ -59,7 +59,7 @@ def socket_dir(var_dir: Path, environ: Mapping[str, str]) -> Path:
     return directory
 
 
-def render(vm: DemoVm, sockets: Path, guest: LabGuest) -> str:
+def render(vm: DemoVm, sockets: Path, guest: LabGuest, images: Sequence[Path] = ()) -> str:
     """Write one definition. A TOML string is written as JSON writes it."""
     extra_args = guest.qemu_args(f"hostname={vm.name}")
     return f"""{_MARK}vmid = {vm.vmid}
@@ -73,16 +73,21 @@ qmp = {json.dumps(str(sockets / f"{vm.vmid}.qmp"))}
 [machine]
 cpus = 1
 memory_mb = {MEMORY_MB}
-disks = []
+disks = {json.dumps([str(image) for image in images])}
 nics = []
 extra_args = {json.dumps(extra_args)}
 """
 
 
-def write(vm_dir: Path, fleet: Iterable[DemoVm], sockets: Path, guest: LabGuest) -> None:
-    """Bring the demo definitions in `vm_dir` in line with the fleet; definitions made by hand stay as they are."""
+def write(vm_dir: Path, fleet: Iterable[DemoVm], sockets: Path, guest: LabGuest, disk_dir: Path) -> None:
+    """Bring the demo definitions in `vm_dir` in line with the fleet; definitions made by hand stay as they are.
+
+    Disks that aren't there yet are made; those of VMs that are no longer wanted stay.
+    """
     vm_dir.mkdir(parents=True, exist_ok=True)
-    wanted = {vm_dir / f"{vm.vmid}.toml": render(vm, sockets, guest) for vm in fleet}
+    wanted = {
+        vm_dir / f"{vm.vmid}.toml": render(vm, sockets, guest, [disks.provide(disk_dir, vm.vmid)]) for vm in fleet
+    }
     for path in vm_dir.glob("*.toml"):
         if path not in wanted and path.read_text(encoding="utf-8", errors="replace").startswith(_MARK):
             path.unlink()

@@ -1,4 +1,6 @@
-"""The lab guest: a Debian kernel, busybox and the real QEMU guest agent in one initramfs; no disk, no network.
+"""The lab guest: a Debian kernel, busybox and the real QEMU guest agent in one initramfs; no network.
+
+It needs no disk. One that it is given is formatted if it is blank, and mounted on /data.
 
 Decides what is in the guest and when it is built again. Doesn't know how a VM is started or who talks to its agent.
 """
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import initramfs, packages
-from lab.initramfs import Entry, character_device, directory, executable, link, plain
+from lab.initramfs import Entry, character_device, directory, executable, link, plain, private
 from lab.packages import Package, PackageError
 
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
@@ -30,6 +32,7 @@ MODULES = (
     "virtio/virtio_pci_modern_dev.ko",
     "virtio/virtio_pci.ko",
     "char/virtio_console.ko",
+    "block/virtio_blk.ko",
     "acpi/button.ko",
     "input/evdev.ko",
 )
@@ -51,6 +54,10 @@ mount -t devpts devpts /dev/pts
 for module in {modules}; do
     insmod /lib/modules/$module
 done
+if [ -b /dev/vda ]; then
+    [ "$(head -c 65536 /dev/vda | tr -d '\\0' | wc -c)" != 0 ] || mke2fs /dev/vda >/dev/null
+    mount -t ext2 /dev/vda /data
+fi
 """
 
 # init starts it again a second after it ends: also when the port isn't there yet, or somebody killed the agent.
@@ -75,6 +82,23 @@ case " $* " in
 *" -H "*) exec halt -f ;;
 *) exec poweroff -f ;;
 esac
+"""
+
+# What the agent runs for guest-set-user-password: it gets `user:password` on its input; with -e the password is a hash
+# already. busybox has the hashing, but no chpasswd in Debian's build of it.
+# Source: qga/commands-posix.c, qmp_guest_set_user_password.
+_CHPASSWD = """\
+#!/bin/sh
+umask 077
+while IFS= read -r line; do
+    user=${line%%:*} secret=${line#*:}
+    [ "$1" = -e ] || secret=$(printf '%s\\n' "$secret" | mkpasswd -m sha512 -P 0)
+    awk -F: -v OFS=: -v user="$user" -v secret="$secret" '
+        $1 == user { $2 = secret; found = 1 }
+        { print }
+        END { exit !found }
+    ' /etc/shadow >/etc/shadow.new && mv /etc/shadow.new /etc/shadow || exit 1
+done
 """
 
 _PRINTENV = """\
@@ -173,11 +197,12 @@ def _write(guest: LabGuest, kernel_deb: Path, busybox_deb: Path) -> None:
 
 
 def _system() -> Iterator[Entry]:
-    yield from (directory(path) for path in ("/proc", "/sys", "/dev", "/run", "/mnt", "/var/log"))
+    yield from (directory(path) for path in ("/proc", "/sys", "/dev", "/run", "/mnt", "/data", "/var/log"))
     yield from (directory("/root", 0o700), directory("/tmp", 0o1777), directory("/var/tmp", 0o1777))  # noqa: S108 the guest's
     yield character_device("/dev/console", 5, 1)  # devtmpfs is mounted by a script that already needs its output
     yield link("/var/run", "/run")
     yield plain("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+    yield private("/etc/shadow", b"root:*:20000:0:99999:7:::\n")
     yield plain("/etc/group", b"root:x:0:\n")
     yield plain("/etc/os-release", _OS_RELEASE.encode())
     yield plain("/etc/inittab", _INITTAB.encode())
@@ -186,7 +211,7 @@ def _system() -> Iterator[Entry]:
 
 
 def _programs(busybox: bytes, scratch: Path) -> Iterator[Entry]:
-    own = {"agent": _AGENT, "shutdown": _SHUTDOWN, "printenv": _PRINTENV}
+    own = {"agent": _AGENT, "shutdown": _SHUTDOWN, "chpasswd": _CHPASSWD, "printenv": _PRINTENV}
     yield executable("/bin/busybox", busybox)
     yield from (executable(f"/bin/{name}", script.encode()) for name, script in own.items())
     yield from (link(f"/bin/{applet}", "busybox") for applet in _applets(busybox, scratch) if applet not in own)

@@ -42,6 +42,11 @@ def plain(path: str, body: bytes) -> Entry:
     return Entry(path, stat.S_IFREG | 0o644, body)
 
 
+def private(path: str, body: bytes) -> Entry:
+    """Describe a file that only root may read."""
+    return Entry(path, stat.S_IFREG | 0o600, body)
+
+
 def link(path: str, target: str) -> Entry:
     """Describe a symbolic link."""
     return Entry(path, stat.S_IFLNK | 0o777, target.encode())

@@ -15,6 +15,7 @@ from lab import guest, packages
 # A command that proves the package, and the package. A program that came some other way is as good.
 COMMANDS = {
     "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
     "qemu-ga": "qemu-guest-agent",
     "redis-server": "redis-server",
     "ip": "iproute2",

@@ -74,7 +74,7 @@ def run(options: Options, cleanup: ExitStack) -> None:
     say(f"Accelerator: {accelerator}")
     sockets = definitions.socket_dir(options.var_dir, os.environ)
     fleet = definitions.demo_fleet(options.vms)
-    definitions.write(options.var_dir / "vms", fleet, sockets, lab_guest)
+    definitions.write(options.var_dir / "vms", fleet, sockets, lab_guest, options.var_dir / "disks")
 
     watch = Watch()
     ask_by_signal(watch.stop_asked)

@@ -17,9 +17,9 @@ from werkzeug.test import TestResponse
 from app.access import Scope, issue_key
 from app.core import clock
 from app.core.env import load
-from app.core.queues import KILL_COMMAND, START_COMMAND, queue_name
+from app.core.queues import ASK_AGENT, KILL_COMMAND, START_COMMAND, queue_name
 from app.core.records import CommandEnd, CommandStart, CommandState, Node, Vm, VmStatus
-from app.core.store import Store, commands, keys, nodes, vms
+from app.core.store import Store, commands, guest_calls, keys, nodes, vms
 from app.core.store.commands import Claim
 from app.factory import connect, create_app
 from app.services import Services, services
@@ -74,6 +74,7 @@ STOPPED_VM = replace(
 
 Answer = Callable[[Store, Claim], None]
 Kill = Callable[[Store, str], None]
+Reply = Callable[[Store, guest_calls.Claim], None]
 
 
 class Web:
@@ -126,11 +127,12 @@ class Web:
 class PlayedWorker:
     """Takes a node's jobs from its RQ queue and moves records as the real worker does, without any guest."""
 
-    def __init__(self, redis_url: str, answer: Answer, kill: Kill | None = None) -> None:
+    def __init__(self, redis_url: str, answer: Answer, kill: Kill | None = None, reply: Reply | None = None) -> None:
         self._client = redis.Redis.from_url(redis_url)
         self._store = Store(self._client)
         self._answer = answer
         self._kill = kill
+        self._reply = reply
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.taken: list[RqJob] = []
@@ -158,6 +160,9 @@ class PlayedWorker:
             self._answer(self._store, claim)
         if job.func_name == KILL_COMMAND and self._kill:
             self._kill(self._store, job.args[0])
+        asked = self._store.run(guest_calls.claim(job.args[0])) if job.func_name == ASK_AGENT else None
+        if asked is not None and self._reply:
+            self._reply(self._store, asked)
 
 
 def tells_pid(pid: int) -> Answer:

@@ -29,13 +29,16 @@ from workers.commands.outcome import Outcomes
 from workers.commands.spool import Spool
 from workers.commands.start import Starter
 from workers.commands.watch import Watcher
-from workers.jobs import PowerJobs, job_table
+from workers.guest_calls import GuestCalls
+from workers.jobs import JobRunner, job_table
 from workers.node_worker import DEQUEUE_TIMEOUT_S, NodeWorker
 from workers.presence import Presence, worker_name
 from workers.settings import WorkerSettings
 from workers.vms.machine import Launcher
 from workers.vms.power import Patience, Power
+from workers.vms.qemu_img import QemuImg
 from workers.vms.registry import Registry
+from workers.vms.snapshots import SnapshotLimits, Snapshots
 
 _log = logging.getLogger(__name__)
 
@@ -107,15 +110,29 @@ def _build(settings: WorkerSettings, redis_store: store.AsyncStore) -> _Parts:
     )
     watcher = Watcher(outcomes, agent_lost_s=settings.agent_lost_s, kill_grace_s=settings.kill_grace_s)
     presence = Presence(redis_store)
+    launcher = Launcher(
+        binary=settings.qemu_binary, accel=settings.qemu_accel, load_timeout_s=settings.snapshot_timeout_s
+    )
+    power = Power(launcher, Patience(guest_s=settings.shutdown_timeout_s))
+    snapshots = Snapshots(
+        settings.node_name,
+        QemuImg(settings.qemu_img_binary),
+        start_at=power.start_at,
+        publish=presence.publish_snapshots,
+        guest_gone=watcher.lose,
+        limits=SnapshotLimits(count=settings.snapshot_limit, work_s=settings.snapshot_timeout_s),
+    )
     registry = Registry(
         settings,
         publish=presence.publish,
-        forget=lambda vmid: outcomes.persist(store.vms.remove(vmid, settings.node_name)),
+        forget=lambda vmid: _forget(outcomes, vmid, settings.node_name),
         guest_gone=watcher.lose,
+        history=presence,
+        look_at_snapshots=snapshots.look,
     )
     starter = Starter(outcomes, watcher, registry.find, rpc_timeout_s=settings.agent_rpc_timeout_s)
-    launcher = Launcher(binary=settings.qemu_binary, accel=settings.qemu_accel)
-    power_jobs = PowerJobs(outcomes, Power(launcher, Patience(guest_s=settings.shutdown_timeout_s)), registry.find)
+    guest_calls = GuestCalls(outcomes, registry.find, rpc_timeout_s=settings.agent_rpc_timeout_s)
+    runner = JobRunner(outcomes, power, snapshots, registry.find)
     return _Parts(
         settings=settings,
         began=now(),
@@ -128,9 +145,14 @@ def _build(settings: WorkerSettings, redis_store: store.AsyncStore) -> _Parts:
             queue_name(settings.node_name),
             name=worker_name(settings.node_name),
             connection=_blocking_redis(settings),
-            jobs=job_table(starter, watcher, power_jobs),
+            jobs=job_table(starter, watcher, runner, guest_calls),
         ),
     )
+
+
+async def _forget(outcomes: Outcomes, vmid: int, node: str) -> None:
+    await outcomes.persist(store.vms.remove(vmid, node))
+    await outcomes.persist(store.snapshots.leave(vmid, node))
 
 
 async def _run(settings: WorkerSettings) -> None:
@@ -156,7 +178,7 @@ async def _serve(parts: _Parts, stop: asyncio.Event) -> None:
     await _alongside(
         _work(parts, stop),
         stop,
-        parts.presence.beat(parts.describe_node, parts.registry.records),
+        parts.presence.beat(parts.describe_node, parts.registry.records, parts.registry.snapshots),
         parts.registry.follow(),
         parts.outcomes.deliver_later(),
         _sweep(parts.adopter),

@@ -7,49 +7,60 @@ from collections.abc import Callable, Mapping
 
 from app.core import store
 from app.core.clock import now
-from app.core.errors import PowerError
-from app.core.queues import KILL_COMMAND, RUN_POWER_JOB, START_COMMAND
-from app.core.records import Job, JobState, PowerAction, VmStatus
+from app.core.errors import PowerError, SnapshotError
+from app.core.queues import ASK_AGENT, KILL_COMMAND, RUN_JOB, START_COMMAND
+from app.core.records import Job, JobKind, JobState, PowerAction, VmStatus
 from workers.commands.outcome import Outcomes
 from workers.commands.start import Starter
 from workers.commands.watch import Watcher
+from workers.guest_calls import GuestCalls
 from workers.node_worker import Coroutine
-from workers.vms.power import Power
+from workers.vms.power import Power, Report
+from workers.vms.snapshots import Snapshots
 from workers.vms.vm import Vm
 
 _log = logging.getLogger(__name__)
 
-_TRANSITIONS: Mapping[PowerAction, VmStatus | None] = {
-    PowerAction.START: VmStatus.STARTING,
-    PowerAction.STOP: VmStatus.STOPPING,
-    PowerAction.SHUTDOWN: VmStatus.STOPPING,
-    PowerAction.RESTART: None,
+_TRANSITIONS: Mapping[JobKind, VmStatus] = {
+    JobKind.START: VmStatus.STARTING,
+    JobKind.STOP: VmStatus.STOPPING,
+    JobKind.SHUTDOWN: VmStatus.STOPPING,
 }
-"""What a VM is said to be while the action is under way."""
+"""What a VM is said to be while a job is under way, where not just what it is."""
 
 
-def job_table(starter: Starter, watcher: Watcher, power_jobs: "PowerJobs") -> Mapping[str, Coroutine]:
+def job_table(
+    starter: Starter, watcher: Watcher, runner: "JobRunner", guest_calls: GuestCalls
+) -> Mapping[str, Coroutine]:
     """List every job this worker knows; a job of any other name fails."""
 
     async def kill_command(command_id: str) -> None:
         watcher.kill(command_id)
 
-    return {START_COMMAND: starter.start, KILL_COMMAND: kill_command, RUN_POWER_JOB: power_jobs.run}
+    return {
+        START_COMMAND: starter.start,
+        KILL_COMMAND: kill_command,
+        RUN_JOB: runner.run,
+        ASK_AGENT: guest_calls.perform,
+    }
 
 
-class PowerJobs:
-    """Carries out power jobs: one at a time on a VM, any number at once on a node."""
+class JobRunner:
+    """Carries out jobs: one at a time on a VM, any number at once on a node."""
 
-    def __init__(self, outcomes: Outcomes, power: Power, find_vm: Callable[[int], Vm | None]) -> None:
+    def __init__(
+        self, outcomes: Outcomes, power: Power, snapshots: Snapshots, find_vm: Callable[[int], Vm | None]
+    ) -> None:
         self._outcomes = outcomes
         self._power = power
+        self._snapshots = snapshots
         self._find_vm = find_vm
         self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def run(self, job_id: str) -> None:
-        """Carry out one power job, whatever comes of it: the outcome is in its record.
+        """Carry out one job, whatever comes of it: the outcome is in its record.
 
-        Effect: what the job's action does to the VM, at most once.
+        Effect: what the job's kind does to the VM, at most once.
         """
         job = await self._outcomes.persist(store.jobs.find(job_id))
         if job is None:
@@ -63,7 +74,7 @@ class PowerJobs:
                 return
             try:
                 message = await self._act(job)
-            except PowerError as exc:
+            except (PowerError, SnapshotError) as exc:
                 await self._finish(job, JobState.FAILED, _sentence(str(exc)))
             except Exception:
                 await self._finish(job, JobState.FAILED, "The worker failed; look at the VM's status")
@@ -79,16 +90,30 @@ class PowerJobs:
         async def report(percent: int, text: str) -> None:
             await self._outcomes.persist(store.jobs.progress(job.id, percent, _sentence(text)))
 
-        vm.announce(_TRANSITIONS[job.action])
+        vm.announce(_transition(job, vm))
         try:
-            return await self._power.run(job.action, vm, force=job.force, report=report)
+            if job.snapshot is not None:
+                return await self._act_on_snapshot(job, job.snapshot, vm, report)
+            return await self._power.run(PowerAction(job.kind), vm, force=job.force, report=report)
         finally:
             vm.announce(None)
 
+    async def _act_on_snapshot(self, job: Job, name: str, vm: Vm, report: Report) -> str:
+        message = await self._snapshots.run(job.kind, vm, name, report)
+        if job.kind is JobKind.SNAPSHOT_CREATE:
+            await self._outcomes.persist(store.snapshots.note(vm.definition.vmid, name, job.description, job.key_id))
+        return message
+
     async def _finish(self, job: Job, state: JobState, message: str) -> None:
         await self._outcomes.persist(store.jobs.finish(job.id, state, message, now()))
-        extra = {"job_id": job.id, "vmid": job.vmid, "action": job.action, "state": state, "outcome": message}
+        extra = {"job_id": job.id, "vmid": job.vmid, "kind": job.kind, "state": state, "outcome": message}
         _log.info("job_ended", extra=extra)
+
+
+def _transition(job: Job, vm: Vm) -> VmStatus | None:
+    if job.kind is JobKind.SNAPSHOT_ROLLBACK and vm.stopped:
+        return VmStatus.STARTING
+    return _TRANSITIONS.get(job.kind)
 
 
 def _sentence(text: str) -> str:

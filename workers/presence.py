@@ -1,6 +1,7 @@
 """Telling the fleet that this node is there and how its VMs are."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -9,8 +10,10 @@ from pathlib import Path
 
 from app.core import store
 from app.core.errors import SettingsError, StoreUnavailableError
-from app.core.records import Node
+from app.core.records import Node, VmSnapshots
 from app.core.records import Vm as VmRecord
+from app.core.store.disks import Disk
+from app.core.store.metrics import Usage
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +43,26 @@ class Presence:
             self._conflicts[vm.vmid] = other
             _log.error("vmid_taken_by_another_node", extra={"vmid": vm.vmid, "other_node": other})
 
+    async def publish_snapshots(self, known: VmSnapshots) -> None:
+        """Publish which snapshots a VM has."""
+        try:
+            await self._store.run(store.snapshots.publish(known))
+        except StoreUnavailableError:
+            self._missed = True
+
+    async def add_usage(self, account: str, vmid: int, usage: Usage, covered_s: float) -> None:
+        """Keep what a VM used; what Redis misses is a gap."""
+        await self._write(vmid, store.metrics.record(account, vmid, usage, covered_s=covered_s))
+
+    async def set_disks(self, account: str, vmid: int, disks: tuple[Disk, ...]) -> None:
+        """Keep what a VM's disks are; what Redis misses is told again with the next news of them."""
+        await self._write(vmid, store.disks.write(account, vmid, disks))
+
+    async def _write(self, vmid: int, call: store.Call[None]) -> None:
+        if vmid not in self._conflicts:
+            with contextlib.suppress(StoreUnavailableError):
+                await self._store.run(call)
+
     async def take_node(self, node: Node) -> None:
         """Become the worker that speaks for a node; waits a while for the heartbeat of one that died elsewhere.
 
@@ -63,7 +86,12 @@ class Presence:
                     raise SettingsError(f"worker {other} already speaks for NODE_NAME={node.name}: give each its own")
                 await asyncio.sleep(_RETRY_S)
 
-    async def beat(self, describe: Callable[[], Node], vms: Callable[[], Iterable[VmRecord]]) -> None:
+    async def beat(
+        self,
+        describe: Callable[[], Node],
+        vms: Callable[[], Iterable[VmRecord]],
+        snapshots: Callable[[], Iterable[VmSnapshots]],
+    ) -> None:
         """Beat until cancelled.
 
         Raises:
@@ -72,10 +100,15 @@ class Presence:
         while True:
             await self.take_node(describe())
             if self._is_ours:
-                await self._beat(describe(), vms)
+                await self._beat(describe(), vms, snapshots)
             await asyncio.sleep(_BEAT_S)
 
-    async def _beat(self, node: Node, vms: Callable[[], Iterable[VmRecord]]) -> None:
+    async def _beat(
+        self,
+        node: Node,
+        vms: Callable[[], Iterable[VmRecord]],
+        snapshots: Callable[[], Iterable[VmSnapshots]],
+    ) -> None:
         try:
             beat = await self._store.run(store.nodes.beat(node))
         except StoreUnavailableError:
@@ -87,6 +120,8 @@ class Presence:
             self._missed = False
             for vm in vms():
                 await self.publish(vm)
+            for known in snapshots():
+                await self.publish_snapshots(known)
 
 
 def worker_name(node: str) -> str:

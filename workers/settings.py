@@ -60,7 +60,15 @@ class WorkerSettings:
         "SHUTDOWN_TIMEOUT_S", "60", "How long a guest may take to shut down or reboot when asked", unit="seconds",
         minimum=1,
     )  # fmt: skip
+    snapshot_limit: int = variable("SNAPSHOT_LIMIT", "5", "How many snapshots a VM may have", minimum=0)
+    snapshot_timeout_s: float = variable(
+        "SNAPSHOT_TIMEOUT_S", "300", "How long QEMU may take to save, load or delete a snapshot", unit="seconds",
+        minimum=1,
+    )  # fmt: skip
     qemu_binary: str = variable("QEMU_BINARY", "qemu-system-x86_64", "The QEMU that starts VMs with a [machine]")
+    qemu_img_binary: str = variable(
+        "QEMU_IMG_BINARY", "qemu-img", "The qemu-img that knows the snapshots of VMs that are off"
+    )
     qemu_accel: str = variable(
         "QEMU_ACCEL", "", "Accelerator for VMs started here: kvm or tcg; empty tries kvm, then tcg"
     )

@@ -12,6 +12,11 @@ from app.api.parsing import RequestParser
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
+def about(description: str) -> dict[str, str]:
+    """Make the metadata of a field that is explained in the OpenAPI document."""
+    return {"description": description}
+
+
 class FaceBlueprint(Blueprint):
     """Routes of a face."""
 

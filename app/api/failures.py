@@ -19,7 +19,7 @@ from app.services import services
 Statuses = Mapping[type[OwnUpError], HTTPStatus]
 """Which error is which HTTP status in a face; a class without a row has its parent's."""
 
-SHOWN = (errors.StartFailedError, errors.UnavailableError)
+SHOWN = (errors.StartFailedError, errors.GuestCallError, errors.UnavailableError)
 """The errors with a 5xx that are foreseen: their text is for the caller; of all others only the log tells."""
 
 UNEXPECTED = "An unexpected error occurred"

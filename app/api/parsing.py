@@ -4,7 +4,8 @@ What is wrong is raised as OwnUp's own error; the face renders it.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn, cast
 
 import marshmallow
@@ -14,7 +15,7 @@ from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.api.json_text import load_object
-from app.core.errors import InvalidRequestError, Problem
+from app.core.errors import InvalidRequestError, Problem, ProblemKind
 
 MAX_INTEGER = 2**63 - 1
 
@@ -23,15 +24,16 @@ _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 class PlainInteger(fields.Integer):
-    """A positive integer of a path or a query: decimal digits and nothing else, 1 to 2^63-1."""
+    """A positive integer of a path or a query: decimal digits and nothing else, 1 to 2^63-1 or less."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(validate=validate.Range(1, MAX_INTEGER), **kwargs)
+    def __init__(self, *, maximum: int = MAX_INTEGER, **kwargs: Any) -> None:
+        super().__init__(validate=validate.Range(1, maximum), **kwargs)
+        self._maximum = maximum
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> int:
         number = int(value) if _DIGITS.fullmatch(value) else 0
-        if not 1 <= number <= MAX_INTEGER:
-            raise ValidationError(f"must be an integer from 1 to {MAX_INTEGER}")
+        if not 1 <= number <= self._maximum:
+            raise ValidationError(f"must be an integer from 1 to {self._maximum}")
         return number
 
 
@@ -94,21 +96,32 @@ class RequestParser(FlaskParser):
             raise InvalidRequestError(*(Problem(name, "must be given only once") for name in repeated))
         return req.args.to_dict()
 
-    def handle_error(self, error: ValidationError, *_args: Any, **_kwargs: Any) -> NoReturn:
+    def handle_error(self, error: ValidationError, *args: Any, **_kwargs: Any) -> NoReturn:
         """Refuse a request that doesn't fit its schema.
 
         Raises:
             InvalidRequestError: Always.
         """
-        by_location = cast("dict[str, dict[str, Any]]", error.messages)
-        problems = (problem for by_field in by_location.values() for problem in _problems(by_field))
-        raise InvalidRequestError(*problems) from error
+        by_location, schema = cast("dict[str, dict[str, Any]]", error.messages), cast("marshmallow.Schema", args[1])
+        found = [problem for by_field in by_location.values() for problem in _problems(by_field)]
+        known = {field.data_key or name for name, field in schema.fields.items()}
+        given = error.data if isinstance(error.data, Mapping) else {}
+        raise InvalidRequestError(*(_classify(problem, known, given) for problem in found)) from error
 
 
-def _problems(by_field: Mapping[str, Any], within: str = "") -> Iterator[Problem]:
-    """Flatten ``{field: [message, …]}``; the fields of a field are named ``field.name``."""
+def _problems(by_field: Mapping[str, Any], *within: str) -> Iterator[Problem]:
+    """Flatten ``{field: [message, …]}``; what stands for a list are the fields of that field."""
     for name, found in by_field.items():
         if isinstance(found, Mapping):
-            yield from _problems(found, f"{within}{name}.")
+            yield from _problems(found, *within, str(name))  # the fields of a list are its indices
         else:
-            yield from (Problem(f"{within}{name}", message) for message in found)
+            yield from (Problem(str(name), message, within=within) for message in found)
+
+
+def _classify(problem: Problem, known: Collection[str], given: Collection[str]) -> Problem:
+    """Tell a field that is missing or that nobody knows from one whose value is wrong."""
+    if problem.within:
+        return problem
+    if problem.field not in known:
+        return replace(problem, kind=ProblemKind.UNKNOWN)
+    return problem if problem.field in given else replace(problem, kind=ProblemKind.MISSING)

@@ -15,10 +15,17 @@ which body an error gets is decided by each face, not here.
     ├── NotFoundError                 no such thing *for this caller*
     ├── IdempotencyConflictError      the key was used before, with another body
     ├── VmNotRunningError             the VM is off
+    ├── GateClosedError               what is wanted makes no sense as the VM is now
+    ├── SnapshotExistsError           the VM has a snapshot of that name
     ├── StartFailedError              a command that didn't get a pid
     │   ├── StartRefusedError         … and has not run
     │   ├── StartExpiredError         … nobody took it in time; it has not run and will not
     │   └── StartUnknownError         … and may have run
+    ├── GuestCallError                a guest's agent was to do something, and didn't say that it has
+    │   ├── GuestCallRefusedError     … it is not done
+    │   ├── GuestCallExpiredError     … nobody took it in time; it is not done and will not be
+    │   └── GuestCallUnknownError     … and may be done
+    ├── SshKeyRefusedError            a public SSH key can't be kept
     ├── UnavailableError              a part of OwnUp is away
     │   ├── NodeUnavailableError      no worker listens on the VM's node
     │   └── StoreUnavailableError     Redis doesn't answer
@@ -33,7 +40,8 @@ which body an error gets is decided by each face, not here.
     │   └── AgentProtocolError        the far end doesn't speak the protocol
     ├── MonitorError                  QEMU's monitor (QMP) is away or said no
     │   └── MonitorAbsentError        … because nobody listens on the socket: the VM is off
-    └── PowerError                    a power action can't be done
+    ├── PowerError                    a power action can't be done
+    └── SnapshotError                 nothing can be done to a snapshot
 """
 
 from dataclasses import dataclass
@@ -52,6 +60,14 @@ class Effect(StrEnum):
     """The guest was asked and didn't answer: it may have run."""
 
 
+class ProblemKind(StrEnum):
+    """In which way a part of a request is wrong (HostUp v2 docs, conventions, show ``missing_required``)."""
+
+    INVALID = "invalid_value"
+    MISSING = "missing_required"
+    UNKNOWN = "unknown_field"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong with a request.
@@ -59,10 +75,19 @@ class Problem:
     Attributes:
         field: The field, query parameter or path part it is about, as the caller spells it.
         message: What is wrong with it and what would be right.
+        kind: In which way it is wrong.
+        within: The fields that hold it, outermost first.
     """
 
     field: str
     message: str
+    kind: ProblemKind = ProblemKind.INVALID
+    within: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The field with those that hold it, separated by dots."""
+        return ".".join((*self.within, self.field))
 
 
 class OwnUpError(Exception):
@@ -93,7 +118,7 @@ class InvalidRequestError(OwnUpError):
 
     def __init__(self, *problems: Problem) -> None:
         self._problems = problems
-        super().__init__("; ".join(f"{problem.field}: {problem.message}" for problem in problems))
+        super().__init__("; ".join(f"{problem.name}: {problem.message}" for problem in problems))
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -156,15 +181,45 @@ class IdempotencyConflictError(OwnUpError):
 
 
 class VmNotRunningError(OwnUpError):
-    """The VM is not running, so no command can run in it."""
+    """The VM is not running, so nothing can be done in it."""
 
     code = "vm_not_running"
     title = "VM not running"
 
-    def __init__(self, vmid: int, status: str) -> None:
+    def __init__(self, vmid: int, status: str, task: str = "execute commands") -> None:
         self.vmid = vmid
         self.status = status
-        super().__init__("VM must be running to execute commands")
+        super().__init__(f"VM must be running to {task}")
+
+
+class GateClosedError(OwnUpError):
+    """What is wanted makes no sense as the VM is now; reading it shows this too, as a closed gate.
+
+    Attributes:
+        gate: Name of the gate, for instance ``canStart``.
+        reason: Why it is closed, for people.
+        gate_code: Why it is closed, for programs.
+    """
+
+    code = "gate_closed"
+    title = "Not possible now"
+
+    def __init__(self, gate: str, reason: str, gate_code: str) -> None:
+        self.gate = gate
+        self.reason = reason
+        self.gate_code = gate_code
+        super().__init__(reason)
+
+
+class SnapshotExistsError(OwnUpError):
+    """The VM has a snapshot of the name that a new one was to have."""
+
+    code = "snapshot_exists"
+    title = "Snapshot exists"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"A snapshot named {name} exists already")
 
 
 class StartFailedError(OwnUpError):
@@ -203,6 +258,61 @@ class StartUnknownError(StartFailedError):
     code = "start_unknown"
     title = "Command outcome unknown"
     effect = Effect.UNKNOWN
+
+
+class GuestCallError(OwnUpError):
+    """A guest's agent was asked to do something, and it isn't known to be done. The subclass says what may be."""
+
+    code = "guest_call_failed"
+    title = "Guest not changed"
+
+    def __init__(self, task: str, reason: str) -> None:
+        self.task = task
+        self.reason = reason
+        super().__init__(f"Failed to {task}")
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Why, in the agent's own words where it gave some."""
+        return (Problem("guest", self.reason),)
+
+
+class GuestCallRefusedError(GuestCallError):
+    """It was not sent, or the guest said no: it is not done."""
+
+    code = "guest_call_refused"
+    effect = Effect.REFUSED
+
+
+class GuestCallExpiredError(GuestCallError):
+    """Nobody took it before its delivery deadline: it is not done and will not be."""
+
+    code = "guest_call_expired"
+    title = "Guest not asked in time"
+
+
+class GuestCallUnknownError(GuestCallError):
+    """It was sent and no reply came: it may be done."""
+
+    code = "guest_call_unknown"
+    title = "Guest call outcome unknown"
+    effect = Effect.UNKNOWN
+
+
+class SshKeyRefusedError(OwnUpError):
+    """A public SSH key is in order and isn't kept all the same."""
+
+    code = "ssh_key_refused"
+    title = "SSH key not added"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__("Failed to add SSH key")
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Why."""
+        return (Problem("key", self.reason),)
 
 
 class UnavailableError(OwnUpError):
@@ -326,3 +436,10 @@ class PowerError(OwnUpError):
 
     code = "power_failed"
     title = "Power action failed"
+
+
+class SnapshotError(OwnUpError):
+    """A snapshot could not be taken, deleted or gone back to; the text tells a person why."""
+
+    code = "snapshot_failed"
+    title = "Snapshot action failed"

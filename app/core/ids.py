@@ -8,7 +8,9 @@ from datetime import datetime
 
 _OPENSTACK_NAMESPACE = uuid.UUID("6f776e75-7000-5000-8000-6f70656e7374")
 _CROCKFORD = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyz234567", b"0123456789abcdefghjkmnpqrstvwxyz")
-_VPS_ID_LENGTH = 26
+_ID_LENGTH = 26
+_ID_BYTES = 17
+"""At least as many as 26 characters of 5 bits need."""
 
 
 def request_id() -> str:
@@ -16,24 +18,43 @@ def request_id() -> str:
     return str(uuid.uuid4())
 
 
+def request_id_v2() -> str:
+    """Make the id of one HTTP request as HostUp v2 prints it: ``req_`` and 26 characters."""
+    return f"req_{_crockford(secrets.token_bytes(_ID_BYTES))}"
+
+
 def command_id() -> str:
     """Make the id of a command record: a UUID v4 (Virtuozzo shows it as the command's ``uuid``)."""
     return str(uuid.uuid4())
 
 
-def job_id(action: str, vmid: int, created_at: datetime) -> str:
-    """Make the id of a power job.
+def job_id(kind: str, vmid: int, created_at: datetime) -> str:
+    """Make the id of a job.
 
-    Source: HostUp v1 docs, POST status: ``start-17122-1768986364277`` = action, vmid, epoch in milliseconds.
+    Source: HostUp v1 docs, POST status: ``start-17122-1768986364277`` = kind, vmid, epoch in milliseconds.
     """
-    return f"{action}-{vmid}-{int(created_at.timestamp() * 1000)}"
+    return f"{kind}-{vmid}-{int(created_at.timestamp() * 1000)}"
+
+
+def parse_job_id(job_id: str) -> tuple[str, int, int]:
+    """Read the kind, the vmid and the moment, in epoch milliseconds, out of the id of a job."""
+    kind, vmid, created_ms = job_id.split("-")
+    return kind, int(vmid), int(created_ms)
 
 
 def vps_id(vmid: int) -> str:
     """Derive HostUp v2's public id of a VM: ``vps_`` and 26 characters, the same for a vmid for ever."""
-    digest = hashlib.sha256(f"ownup-vps:{vmid}".encode()).digest()
-    letters = base64.b32encode(digest).lower().translate(_CROCKFORD)
-    return f"vps_{letters[:_VPS_ID_LENGTH].decode()}"
+    return f"vps_{_crockford(hashlib.sha256(f'ownup-vps:{vmid}'.encode()).digest())}"
+
+
+def disk_id(vmid: int, name: str) -> str:
+    """Derive HostUp v2's id of a VM's disk from its name, the same as long as it is called so."""
+    return f"vpsdisk_{_crockford(hashlib.sha256(f'ownup-disk:{vmid}:{name}'.encode()).digest())}"
+
+
+def ssh_key_id(number: int) -> str:
+    """Derive HostUp v2's public id of an SSH key: ``ssh_`` and 26 characters, the same for a number for ever."""
+    return f"ssh_{_crockford(hashlib.sha256(f'ownup-ssh-key:{number}'.encode()).digest())}"
 
 
 def openstack_id(vmid: int) -> str:
@@ -49,3 +70,8 @@ def key_id() -> str:
 def key_secret(key: str) -> str:
     """Make a whole API key: the public id, then 256 random bits. It is shown once and never stored."""
     return f"ownup_{key}_{secrets.token_urlsafe(32)}"
+
+
+def _crockford(raw: bytes) -> str:
+    """Write the beginning of some bytes in Crockford's letters, as the ids of HostUp v2 look."""
+    return base64.b32encode(raw).lower().translate(_CROCKFORD)[:_ID_LENGTH].decode()

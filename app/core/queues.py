@@ -6,8 +6,11 @@ START_COMMAND = "workers.jobs.start_command"
 KILL_COMMAND = "workers.jobs.kill_command"
 """Kills a running command; the argument is its record's id."""
 
-RUN_POWER_JOB = "workers.jobs.run_power_job"
-"""Carries out the power job whose id is the only argument."""
+RUN_JOB = "workers.jobs.run_job"
+"""Carries out the job whose record's id is the only argument."""
+
+ASK_AGENT = "workers.jobs.ask_agent"
+"""Performs a guest call; the arguments are its record's id and its vmid."""
 
 
 def queue_name(node: str) -> str:

@@ -7,6 +7,7 @@ OwnUp never lies about what happened in a guest.
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 
 class CommandState(StrEnum):
@@ -186,6 +187,7 @@ class Vm:
         account: The owner.
         node: The node that carries it.
         startable: Whether the node can start it (its definition has a machine).
+        has_monitor: Whether its definition names QEMU's monitor: without one it can't be switched off or reset.
         status: Power state.
         running: Whether its virtual CPUs run: a command can be tried.
         agent_available: Whether a command can reach the guest agent and guest-exec is allowed there.
@@ -201,6 +203,8 @@ class Vm:
         netout_bytes: Bytes the guest sent.
         diskread_bytes: Bytes the guest read from its disks.
         diskwrite_bytes: Bytes the guest wrote.
+        storage_bytes: Size of its disks, as the guest sees them; known once its QEMU was asked.
+        storage_used_bytes: What their images occupy on the node.
         seen_at: When the worker last looked.
     """
 
@@ -214,6 +218,7 @@ class Vm:
     agent_available: bool
     agent_message: str
     seen_at: datetime
+    has_monitor: bool = True
     agent_version: str | None = None
     qemu_pid: int | None = None
     booted_at: datetime | None = None
@@ -225,6 +230,8 @@ class Vm:
     netout_bytes: int | None = None
     diskread_bytes: int | None = None
     diskwrite_bytes: int | None = None
+    storage_bytes: int | None = None
+    storage_used_bytes: int | None = None
 
 
 class JobState(StrEnum):
@@ -237,25 +244,48 @@ class JobState(StrEnum):
 
 
 class PowerAction(StrEnum):
-    """What can be done to a VM's power (HostUp v1 docs, POST status)."""
+    """What can be done to a VM's power.
+
+    Source: HostUp v1 docs, POST status; HostUp v2 docs, power, for ``reset``, which is always hard.
+    """
 
     START = "start"
     STOP = "stop"
     SHUTDOWN = "shutdown"
     RESTART = "restart"
+    RESET = "reset"
+
+
+class JobKind(StrEnum):
+    """What a job does: a power action, or something to a snapshot; job ids begin with it.
+
+    Source: HostUp v1 docs, DELETE snapshots, for ``snapshot_rollback``.
+    """
+
+    START = PowerAction.START.value
+    STOP = PowerAction.STOP.value
+    SHUTDOWN = PowerAction.SHUTDOWN.value
+    RESTART = PowerAction.RESTART.value
+    RESET = PowerAction.RESET.value
+    SNAPSHOT_CREATE = "snapshot_create"
+    SNAPSHOT_ROLLBACK = "snapshot_rollback"
+    SNAPSHOT_DELETE = "snapshot_delete"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A power action that a client polls.
+    """Work on a VM that takes its time, and that a client polls.
 
     Attributes:
-        id: ``<action>-<vmid>-<epoch ms>``.
+        id: ``<kind>-<vmid>-<epoch ms>``.
         vmid: The VM it is for.
         account: The account that owns it.
         node: The node that carries the VM.
-        action: What is to be done.
+        kind: What is to be done.
         force: Don't ask the guest; for a shutdown: pull the plug when the guest doesn't obey.
+        snapshot: Name of the snapshot it is about.
+        description: What the owner says of a new snapshot.
+        key_id: The API key that asked for it.
         state: How far it has come.
         created_at: When the web half accepted it.
         start_by: After this moment, by Redis's clock, no worker starts it any more.
@@ -269,15 +299,145 @@ class Job:
     vmid: int
     account: str
     node: str
-    action: PowerAction
-    force: bool
+    kind: JobKind
     state: JobState
     created_at: datetime
     start_by: datetime
+    force: bool = False
+    snapshot: str | None = None
+    description: str | None = None
+    key_id: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     progress: int = 0
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A state of a VM that it can be taken back to.
+
+    Attributes:
+        name: Its name, unique in the VM.
+        taken_at: When it was taken, by the node's clock.
+        includes_memory: Whether the guest's memory was kept too, not just its disks.
+        description: What its owner says of it.
+        key_id: The API key that asked for it; ``None`` if it wasn't taken through OwnUp.
+    """
+
+    name: str
+    taken_at: datetime
+    includes_memory: bool
+    description: str | None = None
+    key_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmSnapshots:
+    """What the worker last knew of a VM's snapshots.
+
+    Attributes:
+        vmid: The VM.
+        node: The node that carries it.
+        limit: How many snapshots it may have.
+        obstacle: Why its disks can't keep snapshots; ``None`` where they can.
+        snapshots: Those it has, oldest first.
+    """
+
+    vmid: int
+    node: str
+    limit: int
+    obstacle: str | None = None
+    snapshots: tuple[Snapshot, ...] = ()
+
+
+class GuestAction(StrEnum):
+    """What a guest's agent can be asked for on behalf of a request; the worker knows the RPC of each."""
+
+    GET_HOSTNAME = "get_hostname"
+    SET_PASSWORD = "set_password"  # noqa: S105 - the name of an action
+    GET_SSH_KEYS = "get_ssh_keys"
+    SET_SSH_KEYS = "set_ssh_keys"
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes the guest: one that was sent and had no reply may have been done."""
+        return self in {GuestAction.SET_PASSWORD, GuestAction.SET_SSH_KEYS}
+
+
+class GuestCallState(StrEnum):
+    """How far a guest call has come; each value says whether it was done in the guest."""
+
+    QUEUED = "queued"
+    """Recorded; once claimed it may be under way."""
+    DONE = "done"
+    """The agent said so: done."""
+    FAILED = "failed"
+    """Not sent, or the agent said no: not done."""
+    EXPIRED = "expired"
+    """Nobody took it before its delivery deadline: not done and will not be."""
+    UNKNOWN = "unknown"
+    """It was sent and no reply came: may have been done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestCall:
+    """One question to a VM's agent that a request waits for. Not repeated, and forgotten soon after.
+
+    A secret that goes with it is kept apart, and is gone as soon as a worker has it.
+
+    Attributes:
+        id: UUID of the record.
+        vmid: The VM whose agent is asked.
+        account: The account that owns it.
+        node: The node that carries the VM.
+        action: What is asked for.
+        keys: For ``SET_SSH_KEYS``: the public keys that may log in from then on.
+        state: How far it has come.
+        created_at: When the web half accepted it.
+        deliver_by: Delivery deadline, by Redis's clock: after it nobody may send it any more.
+        sent_at: When a worker claimed it, just before sending.
+        ended_at: When its outcome became known.
+        value: What the agent told, in our own words; only of one that is done.
+        message: Why it wasn't done, or may have been, for people.
+        key_id: The API key that asked for it.
+        request_id: The HTTP request that asked for it.
+    """
+
+    id: str
+    vmid: int
+    account: str
+    node: str
+    action: GuestAction
+    state: GuestCallState
+    created_at: datetime
+    deliver_by: datetime
+    keys: tuple[str, ...] = ()
+    sent_at: datetime | None = None
+    ended_at: datetime | None = None
+    value: dict[str, Any] | None = None
+    message: str | None = None
+    key_id: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SshKey:
+    """A public SSH key that an account keeps, to be put into its guests.
+
+    Attributes:
+        id: Its number, unique in the fleet.
+        account: The owner.
+        name: What its owner calls it.
+        public_key: One line as OpenSSH writes it: type, base64, perhaps a comment.
+        created_at: When it was stored.
+    """
+
+    id: int
+    account: str
+    name: str
+    public_key: str
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from lab.fake_agent.accounts import Accounts
 from lab.fake_agent.chardev import Chardev
 from lab.fake_agent.dispatch import Reply, RpcError
 from lab.fake_agent.exchange import Behaviour, Exchange, Honest
@@ -49,7 +50,8 @@ class FakeAgent:
 
     `behaviour` and `disabled` may be changed at any time and hold from the next request on. `shutdowns` has the mode
     of each `guest-shutdown`; what becomes of the guest then is up to whoever reads it. With `reuse_pids` programs get
-    numbers that begin anew with each run of the agent, and that only `guest-exec-status` knows.
+    numbers that begin anew with each run of the agent, and that only `guest-exec-status` knows. `accounts` has what was
+    set of the guest's users.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class FakeAgent:
         self.behaviour = behaviour or Honest()
         self.disabled = set(disabled)
         self.shutdowns: list[str] = []
+        self.accounts = Accounts()
         self._port = Chardev(path)
         self._processes = Processes(reuse_pids=reuse_pids)
         self._boot = Boot()
@@ -124,7 +127,7 @@ class FakeAgent:
 
     async def _serve(self) -> None:
         files = OpenFiles(self._handles, self._boot.next_run())
-        rpcs = Rpcs(files, self._processes, self.disabled, self.shutdowns)
+        rpcs = Rpcs(files, self._processes, self.accounts, self.disabled, self.shutdowns)
         stream = JsonStream()
         try:
             while True:

@@ -21,6 +21,7 @@ SCHEMA_TYPES: Mapping[Any, tuple[str, tuple[type, ...]]] = {
     str: ("string", (str,)),
     str | None: ("string", (str,)),
     bool: ("boolean", (bool,)),
+    list[str]: ("array", (list,)),
     list[str] | None: ("array", (list,)),
     int | str: ("GuestFileWhence", (int, str)),
 }

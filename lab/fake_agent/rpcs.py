@@ -11,6 +11,7 @@ import contextlib
 import platform
 from collections.abc import Container, Iterator
 
+from lab.fake_agent.accounts import Accounts, AccountsError
 from lab.fake_agent.dispatch import RpcError, supported_commands
 from lab.fake_agent.files import OpenFiles
 from lab.fake_agent.processes import Processes
@@ -25,9 +26,17 @@ OS_RELEASE = ("ID", "NAME", "PRETTY_NAME", "VERSION", "VERSION_ID", "VARIANT", "
 class Rpcs:
     """The RPCs of one run of the agent, over the files and the programs of its guest."""
 
-    def __init__(self, files: OpenFiles, processes: Processes, disabled: Container[str], shutdowns: list[str]) -> None:
+    def __init__(
+        self,
+        files: OpenFiles,
+        processes: Processes,
+        accounts: Accounts,
+        disabled: Container[str],
+        shutdowns: list[str],
+    ) -> None:
         self._files = files
         self._processes = processes
+        self._accounts = accounts
         self._disabled = disabled
         self._shutdowns = shutdowns
 
@@ -57,6 +66,39 @@ class Rpcs:
             "kernel-version": kernel.version,
             "machine": kernel.machine,
         }
+
+    def guest_get_host_name(self) -> object:
+        """Tell the hostname: this machine's."""
+        return {"host-name": platform.node()}
+
+    def guest_set_user_password(self, username: str, password: str, crypted: bool) -> object:  # noqa: ARG002, FBT001 - named on the wire
+        """Set a user's password, in the fake guest only.
+
+        Raises:
+            RpcError: No such user, or no such password.
+        """
+        with _account_errors():
+            self._accounts.set_password(username, _decoded(password))
+        return {}
+
+    def guest_ssh_get_authorized_keys(self, username: str) -> object:
+        """Tell a user's SSH keys, those of the fake guest.
+
+        Raises:
+            RpcError: No such user, or no such file.
+        """
+        with _account_errors():
+            return {"keys": self._accounts.get_keys(username)}
+
+    def guest_ssh_add_authorized_keys(self, *, username: str, keys: list[str], reset: bool = False) -> object:
+        """Add SSH keys to a user's or replace them, in the fake guest only.
+
+        Raises:
+            RpcError: No such user, or no such key.
+        """
+        with _account_errors():
+            self._accounts.add_keys(username, keys, reset=reset)
+        return {}
 
     def guest_shutdown(self, mode: str = "powerdown") -> object:
         """Write down that the guest was to go off; whoever plays the machine decides what follows."""
@@ -163,6 +205,19 @@ def _file_errors(handle: int, verb: str) -> Iterator[None]:
         raise RpcError(f"handle '{handle}' has not been found") from None
     except OSError as error:
         raise RpcError(f"failed to {verb} file: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _account_errors() -> Iterator[None]:
+    """Say no as the accounts do.
+
+    Raises:
+        RpcError: Always when they did.
+    """
+    try:
+        yield
+    except AccountsError as error:
+        raise RpcError(str(error)) from None
 
 
 def _decoded(input_data: str) -> bytes:

@@ -1,12 +1,13 @@
 """The lab guest does what a customer's VM does: its agent answers, it powers off, it reboots, it heals."""
 
+import asyncio
 import json
 import os
 import random
 import socket
 import subprocess
 import time
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -18,6 +19,7 @@ import pytest
 from lab import accel
 from lab import guest as lab_guest
 from lab.accel import Accelerator
+from lab.fake_agent import FakeAgent
 from lab.guest import LabGuest
 
 BOOT_TIMEOUT_S = 60
@@ -142,6 +144,10 @@ class Vm:
         self.process.wait()
 
 
+def plain(password: str) -> dict[str, Any]:
+    return {"password": b64encode(password.encode()).decode(), "crypted": False}
+
+
 @pytest.fixture(scope="session")
 def guest() -> LabGuest:
     return lab_guest.build(Path(os.environ.get("VAR_DIR", "var")))
@@ -249,6 +255,62 @@ def test_a_shutdown_asked_of_the_agent_powers_the_vm_off(short_lived_vm: Vm) -> 
 def test_the_power_button_powers_the_vm_off(short_lived_vm: Vm) -> None:
     short_lived_vm.monitor("system_powerdown")
     assert short_lived_vm.process.wait(POWER_OFF_TIMEOUT_S) == 0
+
+
+def test_a_password_that_is_set_is_the_one_in_shadow(vm: Vm) -> None:
+    secret = "s3cret: with a colon, and spaces "
+    with vm.agent() as agent:
+        assert agent.call("guest-set-user-password", username="root", **plain(secret)) == {}
+    user, hashed, *rest = vm.output("cat /etc/shadow").strip().split(":")
+    assert (user, hashed[:3], len(rest)) == ("root", "$6$", 7)
+    salt = hashed.split("$")[2]
+    assert vm.output(f"printf '%s\\n' '{secret}' | mkpasswd -m sha512 -P 0 -S {salt}").strip() == hashed
+    assert vm.output("stat -c %a:%U /etc/shadow") == "600:root\n"
+
+
+SETTING_RPCS = [
+    ("guest-set-user-password", plain("a") | {"username": "nobody"}),
+    ("guest-set-user-password", plain("a\nb") | {"username": "root"}),
+    ("guest-set-user-password", plain("a") | {"username": "ro:ot"}),
+    ("guest-set-user-password", {"username": "root", "password": "!!!", "crypted": False}),
+    ("guest-set-user-password", {"username": "root", "password": "YQ=="}),
+    ("guest-set-user-password", {"username": "root", "password": 1, "crypted": False}),
+    ("guest-set-user-password", plain("a") | {"username": "root"}),
+    ("guest-ssh-get-authorized-keys", {"username": "root"}),
+    ("guest-ssh-get-authorized-keys", {"username": "nobody"}),
+    ("guest-ssh-add-authorized-keys", {"username": "nobody", "keys": ["a"]}),
+    ("guest-ssh-add-authorized-keys", {"username": "root", "keys": ["# a"]}),
+    ("guest-ssh-add-authorized-keys", {"username": "root", "keys": ["a\nb"]}),
+    ("guest-ssh-add-authorized-keys", {"username": "root", "keys": "a"}),
+    ("guest-ssh-add-authorized-keys", {"username": "root", "keys": ["a"], "reset": "yes"}),
+    ("guest-ssh-add-authorized-keys", {"username": "root"}),
+    ("guest-ssh-add-authorized-keys", {"username": "root", "keys": ["a 1", "b 2", ""]}),
+    ("guest-ssh-get-authorized-keys", {"username": "root"}),
+    ("guest-ssh-add-authorized-keys", {"username": "root", "keys": ["b 2", "c 3"]}),
+    ("guest-ssh-get-authorized-keys", {"username": "root"}),
+    ("guest-ssh-add-authorized-keys", {"username": "root", "keys": ["d 4", ""], "reset": True}),
+    ("guest-ssh-get-authorized-keys", {"username": "root"}),
+    ("guest-ssh-add-authorized-keys", {"username": "root", "keys": [], "reset": True}),
+    ("guest-ssh-get-authorized-keys", {"username": "root"}),
+    ("guest-ssh-add-authorized-keys", {"username": "root", "keys": ["e 5"]}),
+]
+"""RPCs that must never be sent to a real agent on the tests' own machine, so that only a VM can say what is right."""
+
+
+async def test_the_fake_agent_sets_what_the_real_one_sets(vm: Vm, tmp_path: Path) -> None:
+    vm.run("rm -rf /root/.ssh")
+    async with FakeAgent(tmp_path / "fake.qga") as fake:
+        reader, writer = await asyncio.open_unix_connection(fake.path)
+        for rpc, arguments in SETTING_RPCS:
+            with vm.agent() as agent:
+                agent.send(rpc, arguments)
+                real = json.loads(agent.read_line())
+            writer.write(json.dumps({"execute": rpc, "arguments": arguments}).encode())
+            assert json.loads(await reader.readline()) == real, (rpc, arguments)
+        writer.close()
+        assert fake.accounts.keys_file == vm.output("cat /root/.ssh/authorized_keys") == "e 5"
+        assert fake.accounts.passwords == {"root": "a"}
+    assert vm.output("stat -c %a:%U /root/.ssh /root/.ssh/authorized_keys") == "700:root\n600:root\n"
 
 
 def test_the_probe_sees_a_guest_that_boots(guest: LabGuest) -> None:

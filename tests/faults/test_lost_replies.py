@@ -16,8 +16,8 @@ import redis
 from app.core import env, store
 from app.core.clock import now
 from app.core.errors import StoreUnavailableError
-from app.core.queues import RUN_POWER_JOB, START_COMMAND
-from app.core.records import Command, CommandRequest, CommandStart, CommandState, Job, JobState, PowerAction
+from app.core.queues import RUN_JOB, START_COMMAND
+from app.core.records import Command, CommandRequest, CommandStart, CommandState, Job, JobKind, JobState
 from lab.fake_agent import FakeAgent
 from workers.__main__ import _build, _Parts, _store
 from workers.settings import WorkerSettings
@@ -99,14 +99,14 @@ class Worker:
             vmid=VMID,
             account="acme",
             node=NODE,
-            action=PowerAction.STOP,
+            kind=JobKind.STOP,
             force=False,
             state=JobState.QUEUED,
             created_at=now(),
             start_by=now(),
         )
         assert self.store.run(store.jobs.create(job, start_within_s=start_within_s))
-        await self.jobs[RUN_POWER_JOB](job.id)
+        await self.jobs[RUN_JOB](job.id)
         return self.store.run(store.jobs.find(job.id))
 
 

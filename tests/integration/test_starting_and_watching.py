@@ -19,7 +19,7 @@ import redis
 from app.core import env, store
 from app.core.clock import now
 from app.core.queues import START_COMMAND
-from app.core.records import Command, CommandRequest, CommandState, Job, JobState, PowerAction
+from app.core.records import Command, CommandRequest, CommandState, Job, JobKind, JobState
 from lab.fake_agent import FakeAgent
 from lab.fake_agent.exchange import Exchange, Honest
 from lab.fake_agent.misbehaviour import Late, Mute, Script
@@ -203,6 +203,23 @@ async def test_a_refusal_means_failed_and_says_why(agent: FakeAgent, worker: Wor
     assert (command.state, command.pid) == (CommandState.FAILED, None)
     assert "guest-exec has been disabled" in (command.message or "")
     assert not worker.vm.lacks_setsid
+
+
+class RefusesInHalfAPair(Honest):
+    """Says no in words that JSON can hold and UTF-8 can't."""
+
+    async def attend(self, exchange: Exchange) -> None:
+        line = b'{"error": {"class": "GenericError", "desc": "no \\ud800 no"}, "id": "%b"}\n'
+        await exchange.port.write(line % exchange.request_id.encode())
+
+
+async def test_a_refusal_that_no_utf8_can_hold_is_recorded_all_the_same(
+    records: Records, agent: FakeAgent, worker: Worker
+):
+    agent.behaviour = Script({"guest-exec": RefusesInHalfAPair()})
+    command = await worker.run(records, "true")
+    assert (command.state, command.message) == (CommandState.FAILED, "guest-exec: no ? no")
+    assert worker.spooled() == []
 
 
 async def test_a_guest_that_forbids_commands_is_not_asked(folder: Path, worker: Worker, records: Records) -> None:
@@ -427,6 +444,37 @@ async def test_a_command_whose_agent_was_restarted_between_two_workers_is_lost(
         assert (await records.ended(command_id)).state is CommandState.LOST
 
 
+async def test_what_ran_in_a_vm_that_was_being_taken_back_to_a_snapshot_is_lost_to_the_next_worker_unasked(
+    folder: Path, agent: FakeAgent, redis_url: str, records: Records
+) -> None:
+    command_id = records.create("sleep 60")
+    async with working(folder, redis_url) as worker:
+        await worker.start(command_id, VMID)
+    rollback = Job(
+        id="snapshot_rollback-10001-1",
+        vmid=VMID,
+        account="acme",
+        node=NODE,
+        kind=JobKind.SNAPSHOT_ROLLBACK,
+        snapshot="s",
+        state=JobState.QUEUED,
+        created_at=now(),
+        start_by=now(),
+    )
+    assert records.store.run(store.jobs.create(rollback, start_within_s=9))
+    assert records.store.run(store.jobs.start(rollback.id))
+    polls = agent.received("guest-exec-status")
+    async with working(folder, redis_url) as worker:
+        await worker.adopter.adopt()
+        command = await records.ended(command_id)
+    assert command.state is CommandState.LOST
+    assert "was being taken back to a snapshot when the worker stopped" in (command.message or "")
+    assert agent.received("guest-exec-status") == polls
+    job = records.store.run(store.jobs.find(rollback.id))
+    assert job is not None
+    assert job.state is JobState.FAILED
+
+
 async def test_a_command_that_was_sent_and_has_no_pid_is_unknown_to_the_next_worker(
     agent: FakeAgent, worker: Worker, records: Records
 ) -> None:
@@ -477,8 +525,7 @@ async def test_a_power_job_is_not_carried_on_by_another_worker(
         vmid=VMID,
         account="acme",
         node=NODE,
-        action=PowerAction.STOP,
-        force=False,
+        kind=JobKind.STOP,
         state=JobState.QUEUED,
         created_at=now() - timedelta(seconds=1),
         start_by=now(),

@@ -194,7 +194,7 @@ class TestHandOver:
         known = web.services()
         view = known.inventory.get_vm(ASKER, 10000)
         with pytest.raises(StoreUnavailableError):
-            replace(known.power_jobs, dispatch=absent).create(ASKER, view, PowerAction.STOP, force=False)
+            replace(known.jobs, dispatch=absent).create(ASKER, view, PowerAction.STOP, force=False)
 
 
 def forgets(store: Store, claim: Claim) -> None:

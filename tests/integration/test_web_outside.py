@@ -1,20 +1,22 @@
 """What lies around the faces: OpenAPI document, documentation page, health; and facts that hold for every route."""
 
 import re
-from typing import Any
 
 import pytest
 from openapi_spec_validator import validate
 
 from app import docs
 from app.access import Scope
+from tests.openapi import check, operations
 from tests.web import EXEC, Web
 
 PUBLIC = {
     "/": "leads to the documentation",
     "/docs": "documentation",
     "/docs/assets/<name>": "documentation",
+    "/docs/errors": "documentation",
     "/openapi/v1.json": "documentation",
+    "/openapi/v2.json": "documentation",
     "/healthz": "health",
     "/readyz": "health",
 }
@@ -44,6 +46,36 @@ def test_routes_are_those_of_the_contract_with_their_scopes(web: Web):
         ("POST", "/api/vm/<vmid>/agent/exec"): {Scope.WRITE_VM},
         ("DELETE", "/api/vm/<vmid>/agent/exec"): {Scope.WRITE_VM},
         ("GET", "/api/jobs/<job_id>"): {Scope.READ_VM},
+        ("GET", "/api/vm/<vmid>/details"): {Scope.READ_VM},
+        ("POST", "/api/vm/<vmid>/hostname"): {Scope.WRITE_VM},
+        ("POST", "/api/vm/<vmid>/reset-password"): {Scope.WRITE_VM},
+        ("POST", "/api/vm/<vmid>/reset-ssh-keys"): {Scope.WRITE_VM},
+        ("GET", "/api/ssh-keys"): {Scope.READ_VM},
+        ("POST", "/api/ssh-keys"): {Scope.WRITE_ACCOUNT},
+        ("DELETE", "/api/ssh-keys/<key_id>"): {Scope.WRITE_ACCOUNT},
+        ("GET", "/api/v2/vps"): {Scope.READ_VM},
+        ("GET", "/api/v2/vps/<vps_id>"): {Scope.READ_VM},
+        ("GET", "/api/v2/vps/<vps_id>/details"): {Scope.READ_VM},
+        ("GET", "/api/v2/vps/<vps_id>/status"): {Scope.READ_VM},
+        ("GET", "/api/v2/vps/<vps_id>/metrics"): {Scope.READ_VM},
+        ("GET", "/api/v2/vps/<vps_id>/disks"): {Scope.READ_VM},
+        ("GET", "/api/v2/vps/<vps_id>/storage"): {Scope.READ_VM},
+        ("GET", "/api/v2/vps/<vps_id>/hostname"): {Scope.READ_VM},
+        ("POST", "/api/v2/vps/<vps_id>/actions/start"): {Scope.POWER_VM},
+        ("POST", "/api/v2/vps/<vps_id>/actions/stop"): {Scope.POWER_VM},
+        ("POST", "/api/v2/vps/<vps_id>/actions/shutdown"): {Scope.POWER_VM},
+        ("POST", "/api/v2/vps/<vps_id>/actions/restart"): {Scope.POWER_VM},
+        ("POST", "/api/v2/vps/<vps_id>/actions/reset"): {Scope.POWER_VM},
+        ("GET", "/api/v2/vps/<vps_id>/agent/exec"): {Scope.READ_VM, Scope.WRITE_VM},
+        ("POST", "/api/v2/vps/<vps_id>/agent/exec"): {Scope.WRITE_VM},
+        ("DELETE", "/api/v2/vps/<vps_id>/agent/exec"): {Scope.WRITE_VM},
+        ("PUT", "/api/v2/vps/<vps_id>/hostname"): {Scope.WRITE_VM},
+        ("GET", "/api/v2/vps/<vps_id>/ssh-keys"): {Scope.READ_VM},
+        ("POST", "/api/v2/vps/<vps_id>/actions/reset-ssh-keys"): {Scope.WRITE_VM},
+        ("GET", "/api/v2/ssh-keys"): {Scope.READ_VM},
+        ("POST", "/api/v2/ssh-keys"): {Scope.WRITE_ACCOUNT},
+        ("PATCH", "/api/v2/ssh-keys/<key_id>"): {Scope.WRITE_ACCOUNT},
+        ("DELETE", "/api/v2/ssh-keys/<key_id>"): {Scope.WRITE_ACCOUNT},
     }
 
 
@@ -84,7 +116,7 @@ class TestOpenApi:
             for example in examples:
                 check(document, content["schema"], example)
                 seen += 1
-        assert seen == 12
+        assert seen == 23
 
     def test_everything_about_starting_a_command_is_there(self, web: Web):
         document = web.http.get("/openapi/v1.json").json
@@ -102,31 +134,9 @@ class TestOpenApi:
 
     def test_answers_have_no_undocumented_fields(self, web: Web):
         document = web.http.get("/openapi/v1.json").json
-        for path in ("/api/vm", "/api/vm/{vmid}/status", "/api/vm/{vmid}/agent/exec"):
+        for path in ("/api/vm", "/api/vm/{vmid}/status", "/api/vm/{vmid}/agent/exec", "/api/ssh-keys"):
             schema = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
             check(document, schema, web.get(path.replace("{vmid}", "10000")).json)
-
-
-def operations(document: dict[str, Any]) -> list[dict[str, Any]]:
-    methods = ("get", "post", "delete")
-    return [item[method] for item in document["paths"].values() for method in methods if method in item]
-
-
-def check(document: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
-    """Hold a value against an object schema: all required fields there, no other ones."""
-    if "$ref" in schema:
-        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    if "allOf" in schema:
-        return check(document, schema["allOf"][0], value)
-    if schema.get("type") == "array":
-        for element in value:
-            check(document, schema["items"], element)
-    if schema.get("type") == "object":
-        assert set(schema.get("required", [])) <= set(value) <= set(schema["properties"])
-        for name, member in value.items():
-            if member is not None:
-                check(document, schema["properties"][name], member)
-    return None
 
 
 class TestDocs:

@@ -26,7 +26,11 @@ STATUSES = {
     "ForbiddenError": 403,
     "NotFoundError": 404,
     "IdempotencyConflictError": 409,
+    "SnapshotExistsError": 409,
+    "GateClosedError": 409,
     "StartExpiredError": 504,
+    "GuestCallExpiredError": 504,
+    "SshKeyRefusedError": 400,
     "UnavailableError": 503,
     "NodeUnavailableError": 503,
     "StoreUnavailableError": 503,
@@ -43,7 +47,7 @@ def test_every_error_has_its_status_in_v1(kind: type[OwnUpError]):
 @pytest.mark.parametrize("kind", TREE)
 def test_text_of_a_5xx_is_shown_only_where_it_was_written_for_callers(kind: type[OwnUpError]):
     if status_of(kind.__new__(kind), V1) >= 500 and issubclass(kind, SHOWN):
-        assert kind.__name__ in STATUSES or issubclass(kind, errors.StartFailedError)
+        assert kind.__name__ in STATUSES or issubclass(kind, (errors.StartFailedError, errors.GuestCallError))
 
 
 def test_table_holds_no_row_without_use():
@@ -74,6 +78,8 @@ def test_tree_in_the_docstring_is_the_real_one():
 def test_texts_are_derived_from_facts():
     assert str(errors.NotFoundError("VM")) == "VM not found"
     assert str(errors.VmNotRunningError(1, "stopped")) == "VM must be running to execute commands"
+    assert str(errors.VmNotRunningError(1, "stopped", "change hostname")) == "VM must be running to change hostname"
+    assert str(errors.GuestCallRefusedError("reset SSH keys", "no")) == "Failed to reset SSH keys"
     assert str(errors.CommandBlockedError("rm")) == "This command has been blocked for safety reasons"
     assert str(errors.StartRefusedError("no")) == "Failed to execute command - no PID returned"
     assert "write:vm" in str(errors.ForbiddenError("write:vm"))
@@ -85,6 +91,8 @@ def test_problems_are_told_field_by_field():
     assert str(error) == "a: is required; b: is unknown"
     assert [problem.field for problem in error.problems] == ["a", "b"]
     assert errors.StartUnknownError("lost").problems == (Problem("command", "lost"),)
+    assert errors.GuestCallRefusedError("reset password", "no").problems == (Problem("guest", "no"),)
+    assert errors.SshKeyRefusedError("twice").problems == (Problem("key", "twice"),)
     assert errors.CommandBlockedError("rm").problems[0].field == "command"
     assert errors.UnauthorizedError().problems == ()
 

@@ -11,6 +11,7 @@ from app.core import ids
 
 VMIDS = st.integers(1, 2**63 - 1)
 VPS_10000 = "vps_j3rrhzk7x116h5b5kx1x9c1zyc"
+SSH_KEY_2830 = "ssh_b71hv655wdqvr636332yh5c0mb"
 OPENSTACK_10000 = "e1272ab1-d160-5df9-9ac6-98d2890ec13f"
 
 
@@ -26,6 +27,7 @@ def test_openstack_id_is_a_uuid(vmid: int):
 
 def test_derived_ids_are_the_same_for_ever():
     assert ids.vps_id(10000) == VPS_10000
+    assert ids.ssh_key_id(2830) == SSH_KEY_2830
     assert ids.openstack_id(10000) == OPENSTACK_10000
 
 

@@ -32,7 +32,7 @@ DEADLINE_S = 10
 SILENCE_S = 0.1
 SERVED_BY_US = (
     *("ping", "sync", "sync-delimited", "info", "get-osinfo", "shutdown", "exec", "exec-status"),
-    *("file-open", "file-read", "file-seek", "file-close"),
+    *("file-open", "file-read", "file-seek", "file-close", "get-host-name", "ssh-get-authorized-keys"),
 )
 # A real agent acts on the very machine it runs on.
 DANGEROUS = (
@@ -215,6 +215,11 @@ async def client(peer: Path) -> AsyncIterator[Client]:
         {"execute": "guest-sync", "arguments": {"id": True}},
         {"execute": "guest-sync"},
         {"execute": "guest-get-osinfo"},
+        {"execute": "guest-get-host-name"},
+        {"execute": "guest-get-host-name", "arguments": {"x": 1}},
+        {"execute": "guest-ssh-get-authorized-keys"},
+        {"execute": "guest-ssh-get-authorized-keys", "arguments": {"username": 1}},
+        {"execute": "guest-ssh-get-authorized-keys", "arguments": {"username": "no-such-user"}},
         {"execute": "guest-exec"},
         {"execute": "guest-exec", "arguments": {"path": 1}},
         {"execute": "guest-exec", "arguments": {"path": "/nonsense"}},

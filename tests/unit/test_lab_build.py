@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lab import guest, initramfs
-from lab.initramfs import directory, executable, link, plain
+from lab.initramfs import directory, executable, link, plain, private
 from lab.install import apt_steps, one_line
 from lab.packages import Package, PackageError, parse_record
 
@@ -55,6 +55,11 @@ def test_directories_come_before_what_is_in_them() -> None:
     made = initramfs.with_parents(entries)
     assert [entry.path for entry in made] == ["/a", "/a/b", "/a/b/file", "/a/link"]
     assert made[0].mode & 0o777 == 0o700
+
+
+def test_a_private_file_is_for_root_only() -> None:
+    entry = private("/etc/shadow", b"root:*:\n")
+    assert (entry.mode & 0o777, entry.mode & 0o170000) == (0o600, plain("/a", b"").mode & 0o170000)
 
 
 def test_each_header_and_body_starts_on_four_bytes() -> None:

@@ -23,7 +23,7 @@ def test_the_fleet_counts_up_from_vmid_10000() -> None:
 
 def test_a_definition_says_what_the_worker_needs() -> None:
     [vm] = demo_fleet(1)
-    assert tomllib.loads(render(vm, Path('/run/a "quoted"\\name'), GUEST)) == {
+    assert tomllib.loads(render(vm, Path('/run/a "quoted"\\name'), GUEST, [Path("/d/a b.qcow2")])) == {
         "vmid": 10000,
         "name": "demo-1",
         "account": "demo",
@@ -31,7 +31,7 @@ def test_a_definition_says_what_the_worker_needs() -> None:
         "machine": {
             "cpus": 1,
             "memory_mb": 256,
-            "disks": [],
+            "disks": ["/d/a b.qcow2"],
             "nics": [],
             "extra_args": [
                 "-kernel",
@@ -48,10 +48,19 @@ def test_a_definition_says_what_the_worker_needs() -> None:
 def test_writing_follows_the_fleet_and_spares_definitions_made_by_hand(tmp_path: Path) -> None:
     (tmp_path / "10001.toml").write_text("vmid = 10001\n")
     (tmp_path / "777.toml").write_text("vmid = 777\n")
-    write(tmp_path, demo_fleet(3), Path("/run"), GUEST)
+    write(tmp_path, demo_fleet(3), Path("/run"), GUEST, tmp_path / "disks")
     assert tomllib.loads((tmp_path / "10001.toml").read_text())["name"] == "demo-2"
-    write(tmp_path, demo_fleet(1), Path("/run"), GUEST)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["10000.toml", "777.toml"]
+    write(tmp_path, demo_fleet(1), Path("/run"), GUEST, tmp_path / "disks")
+    assert sorted(path.name for path in tmp_path.glob("*.toml")) == ["10000.toml", "777.toml"]
+
+
+def test_a_vm_keeps_the_disk_that_was_made_for_it(tmp_path: Path) -> None:
+    write(tmp_path, demo_fleet(1), Path("/run"), GUEST, tmp_path / "disks")
+    [disk] = tomllib.loads((tmp_path / "10000.toml").read_text())["machine"]["disks"]
+    assert Path(disk).read_bytes()[:4] == b"QFI\xfb"  # Source: QEMU's docs/interop/qcow2.txt, header: the magic
+    Path(disk).write_text("of the guest")
+    write(tmp_path, demo_fleet(1), Path("/run"), GUEST, tmp_path / "disks")
+    assert Path(disk).read_text() == "of the guest"
 
 
 def test_sockets_are_below_var_dir_where_they_fit(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ def define(folder: Path, machine: MachineDefinition | None = MACHINE) -> VmDefin
     )
 
 
-def arguments(definition: VmDefinition, accel: str = "") -> list[str]:
+def arguments(definition: VmDefinition, accel: str = "", snapshot: str | None = None) -> list[str]:
     files = {"pid_file": Path("/run/1.pid"), "console_file": Path("/run/1.console")}
-    return command_line(definition, binary="/opt/qemu", accel=accel, **files)
+    return command_line(definition, binary="/opt/qemu", accel=accel, **files, snapshot=snapshot)
 
 
 def values(argv: list[str], option: str) -> list[str]:
@@ -70,6 +70,12 @@ def test_the_command_line_has_the_machine_and_its_extra_arguments_last() -> None
     assert values(argv, "-nic") == ["user", "tap,ifname=t"]
     assert values(argv, "-drive") == ["file=/a.qcow2,if=virtio,format=qcow2", "file=/b.img,if=virtio,format=raw"]
     assert argv[-1] == "-S"
+
+
+def test_a_guest_boots_unless_it_is_to_go_on_where_a_snapshot_was_taken(tmp_path: Path) -> None:
+    definition = define(tmp_path)
+    assert "-loadvm" not in arguments(definition)
+    assert values(arguments(definition, snapshot="-s"), "-loadvm") == ["-s"]
 
 
 def test_a_machine_without_cards_gets_none() -> None:

@@ -102,3 +102,61 @@ def test_any_answer_is_read_or_refused(read: Callable[[Any], object], reply: Any
         read(reply)
     except MonitorError:
         return
+
+
+# --- images, snapshots, jobs ------------------------------------------------------------------------------------------
+
+SNAPSHOT = {
+    "id": "1",
+    "name": "before",
+    "date-sec": 1_795_305_362,
+    "date-nsec": 500_000_000,
+    "vm-clock-sec": 3,
+    "vm-clock-nsec": 1,
+    "vm-state-size": 105_428_692,
+}
+
+
+def drive(**changes: Any) -> dict[str, Any]:
+    inserted = {"node-name": "#block1", "drv": "qcow2", "ro": False, "image": {"snapshots": [SNAPSHOT]}}
+    return {"device": "virtio0", "removable": False, "inserted": inserted | changes}
+
+
+def test_the_images_in_the_drives_are_read_with_their_snapshots() -> None:
+    empty, anonymous = {"device": "cd", "removable": True}, drive(ro=True, image={}) | {"device": "", "qdev": "/m/d"}
+    (first, second) = replies.load_images([drive(), empty, anonymous])
+    assert (first.drive, first.node, first.format, first.writable) == ("virtio0", "#block1", "qcow2", True)
+    [snapshot] = first.snapshots
+    assert (snapshot.id, snapshot.name, snapshot.state_bytes) == ("1", "before", 105_428_692)
+    assert snapshot.taken_at.timestamp() == 1_795_305_362.5
+    assert (second.drive, second.writable, second.snapshots) == ("/m/d", False, ())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {},
+        [drive(ro="no")],
+        [drive(image=None)],
+        [drive(image={"snapshots": {}})],
+        [drive(image={"snapshots": [SNAPSHOT | {"date-sec": 2**70}]})],
+        [drive(image={"snapshots": [SNAPSHOT | {"date-sec": -1}]})],
+        [drive(image={"snapshots": [SNAPSHOT | {"name": 1}]})],
+        [drive(image={"snapshots": ["before"]})],
+        [{"inserted": {}}],
+    ],
+)
+def test_images_that_qemu_would_not_tell_like_that_are_refused(reply: Any) -> None:
+    with pytest.raises(MonitorError):
+        replies.load_images(reply)
+
+
+def test_jobs_are_read_by_id() -> None:
+    running = {"id": "a", "status": "running", "type": "snapshot-save", "current-progress": 0, "total-progress": 1}
+    failed = running | {"id": "b", "status": "concluded", "error": "No space left on device"}
+    assert replies.load_jobs([running, failed]) == {
+        "a": replies.JobStatus("running", None),
+        "b": replies.JobStatus("concluded", "No space left on device"),
+    }
+    with pytest.raises(MonitorError):
+        replies.load_jobs([{"id": "a"}])

@@ -68,10 +68,10 @@ class Vm:
     async def quit(self) -> None:
         await self._do("quit")
 
-    async def start(self, definition: VmDefinition) -> bool:
+    async def start(self, definition: VmDefinition, *, snapshot: str | None = None) -> bool:
         assert definition is self.definition
         was_running = self.qemu_lives
-        await self._do("start")
+        await self._do("start" if snapshot is None else f"start at {snapshot}")
         return not was_running
 
     async def _do(self, what: str) -> None:
@@ -448,3 +448,36 @@ async def test_what_needs_a_monitor_socket_says_so(action: PowerAction, *, force
     vm = Vm(qmp=False)
     assert "the VM's definition has no qmp socket" in await refusal(vm, action, force=force)
     assert vm.asked == []
+
+
+# --- reset, and snapshots ---------------------------------------------------------------------------------------------
+
+
+async def test_a_reset_is_always_hard() -> None:
+    vm = Vm()
+    vm.effects["reset"] = vm.restarts
+    assert (await run(vm, PowerAction.RESET))[0] == "the VM was reset"
+    assert vm.asked == ["reset"]
+    assert await refusal(Vm(VmStatus.STOPPED), PowerAction.RESET) == "the VM is stopped: start it instead"
+
+
+async def start_at(vm: Vm, snapshot: str) -> str:
+    async def report(_percent: int, _text: str) -> None:
+        """Nobody waits for it."""
+
+    return await Power(vm, PATIENCE).start_at(vm, snapshot, report)
+
+
+async def test_a_vm_is_started_where_a_snapshot_was_taken() -> None:
+    vm = Vm(VmStatus.STOPPED)
+    vm.effects["start at s"] = vm.runs
+    assert await start_at(vm, "s") == "the VM was started where the snapshot s was taken"
+    assert vm.asked == ["start at s"]
+
+
+async def test_a_vm_that_somebody_else_started_meanwhile_is_not_where_the_snapshot_was_taken() -> None:
+    vm = Vm(VmStatus.STOPPED)
+    vm.effects["start at s"] = vm.runs
+    vm.qemu_lives = True
+    with pytest.raises(PowerError, match="somebody else has started the VM meanwhile"):
+        await start_at(vm, "s")

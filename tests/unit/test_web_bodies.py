@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.api import command_bodies
+from app.api.timestamps import timestamp
 from app.api.v1 import bodies
 from app.api.v1.schemas import ExecSchema, JobSchema, KillSchema, StatusSchema
-from app.api.v1.timestamps import timestamp
-from app.core.records import Command, CommandState, Job, JobState, PowerAction
+from app.core.records import Command, CommandState, Job, JobKind, JobState, PowerAction
 from app.core.store.commands import Result
 from app.core.store.vms import VmView
 from tests.web import RUNNING_VM
@@ -25,7 +26,7 @@ ENDS = [state for state in CommandState if state.ended]
 
 
 def result_of(command: Command, stdout: bytes = b"", encoding: str | None = None) -> dict[str, object]:
-    return dict(ExecSchema().dump(bodies.exec_result(VIEW, Result(command, stdout, b""), encoding)))
+    return dict(ExecSchema().dump(command_bodies.exec_result(VIEW, Result(command, stdout, b""), encoding)))
 
 
 @given(st.sampled_from(CommandState), st.none() | st.integers(0, 255), st.none() | st.integers(1, 64))
@@ -66,7 +67,7 @@ def test_only_a_command_that_ended_by_itself_has_an_exit_code(
 @pytest.mark.parametrize("state", [CommandState.RUNNING, *ENDS])
 def test_kill_tells_how_the_command_is(state: CommandState):
     command = replace(COMMAND, state=state, exit_code=3 if state is CommandState.EXITED else None)
-    killed = dict(KillSchema().dump(bodies.exec_killed(command)))
+    killed = dict(KillSchema().dump(command_bodies.exec_killed(command)))
     read = result_of(command)
     same = set(killed) & set(read) - {"message"}
     assert {name: killed[name] for name in same} == {name: read[name] for name in same}
@@ -107,7 +108,7 @@ def test_uptime_is_whole_seconds_and_never_negative():
 @pytest.mark.parametrize("state", list(JobState))
 def test_exactly_one_flag_of_a_job_is_set(state: JobState):
     job = Job(
-        id="stop-1-1", vmid=1, account="a", node="n", action=PowerAction.STOP, force=True, state=state, created_at=NOW,
+        id="stop-1-1", vmid=1, account="a", node="n", kind=JobKind.STOP, state=state, created_at=NOW,
         start_by=NOW, finished_at=NOW if state in {JobState.COMPLETED, JobState.FAILED} else None,
     )  # fmt: skip
     data = JobSchema().dump(bodies.job_status(job))

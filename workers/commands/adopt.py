@@ -7,7 +7,7 @@ from collections.abc import Callable
 from app.core import store
 from app.core.clock import now
 from app.core.errors import StoreUnavailableError
-from app.core.records import Command, CommandEnd, CommandState, JobState
+from app.core.records import Command, CommandEnd, CommandState, Job, JobKind, JobState
 from workers.commands.outcome import Outcomes
 from workers.commands.start import StartableGuest, Starter
 from workers.commands.watch import Running, Watcher
@@ -15,6 +15,7 @@ from workers.commands.watch import Running, Watcher
 _log = logging.getLogger(__name__)
 
 _REDIS_PAUSE_S = 0.5
+_TAKEN_BACK = "The result can't be known: the VM was being taken back to a snapshot when the worker stopped"
 
 
 class Adopter:
@@ -41,10 +42,15 @@ class Adopter:
         Effect: polls go on in the guests; a queued command that was never claimed is delivered, no other is.
         """
         await self._deliver_spool()
+        jobs = [job for job in await self._open_jobs() if job.state is JobState.RUNNING]
+        halfway_back = {job.vmid for job in jobs if job.kind is JobKind.SNAPSHOT_ROLLBACK}
         for command in await self._open_commands():
-            await self._adopt_command(command)
-        for job_id in await self._outcomes.persist(store.jobs.list_open(self._node)):
-            await self._adopt_job(job_id)
+            if command.state is CommandState.RUNNING and command.vmid in halfway_back:
+                await self._end(command, CommandState.LOST, _TAKEN_BACK)
+            else:
+                await self._adopt_command(command)
+        for job in jobs:
+            await self._fail_job(job.id, "The worker was restarted during this action; look at the VM's status")
 
     async def _deliver_spool(self) -> None:
         while True:
@@ -60,10 +66,14 @@ class Adopter:
         for command in await self._open_commands():
             if command.state is CommandState.QUEUED:
                 await self._starter.expire_if_undelivered(command.id)
-        for job_id in await self._outcomes.persist(store.jobs.list_open(self._node)):
-            job = await self._outcomes.persist(store.jobs.find(job_id))
-            if job is not None and job.state is JobState.QUEUED and job.start_by < now():
-                await self._fail_job(job_id, "The job was not started in time; nothing was done")
+        for job in await self._open_jobs():
+            if job.state is JobState.QUEUED and job.start_by < now():
+                await self._fail_job(job.id, "The job was not started in time; nothing was done")
+
+    async def _open_jobs(self) -> list[Job]:
+        ids = await self._outcomes.persist(store.jobs.list_open(self._node))
+        found = [await self._outcomes.persist(store.jobs.find(job_id)) for job_id in ids]
+        return [job for job in found if job is not None]
 
     async def _open_commands(self) -> list[Command]:
         ids = await self._outcomes.persist(store.commands.list_open(self._node))
@@ -96,11 +106,6 @@ class Adopter:
         self._watcher.watch(running, guest)
         if command.kill_requested_at is not None:
             self._watcher.kill(command.id)
-
-    async def _adopt_job(self, job_id: str) -> None:
-        job = await self._outcomes.persist(store.jobs.find(job_id))
-        if job is not None and job.state is JobState.RUNNING:
-            await self._fail_job(job_id, "The worker was restarted during this action; look at the VM's status")
 
     async def _fail_job(self, job_id: str, message: str) -> None:
         await self._outcomes.persist(store.jobs.finish(job_id, JobState.FAILED, message, now()))

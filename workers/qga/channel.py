@@ -6,7 +6,8 @@ session open (a reconnect costs the guest up to 100 ms), and opens the next one,
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,9 @@ class Channel:
         self._flags_fixed = False
         self._opening: asyncio.Task[Session] | None = None
         self._calls_under_way = 0
+        self._calls_ended = asyncio.Event()
+        self._gate = asyncio.Event()
+        self._gate.set()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -137,6 +141,22 @@ class Channel:
         session = await self._get_session()
         await session.tell(rpc, arguments, grace_s=_TELL_GRACE_S)
 
+    @contextlib.asynccontextmanager
+    async def held(self, timeout_s: float) -> AsyncIterator[None]:
+        """Keep calls from the agent while the block runs: those that come meanwhile wait.
+
+        Args:
+            timeout_s: How long the calls under way may take to end, before the block is begun all the same.
+        """
+        self._gate.clear()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._wait_idle()
+            yield
+        finally:
+            self._gate.set()
+
     async def reset(self) -> None:
         """Close the present session, because the agent behind it is gone; the socket stays ours."""
         session, self._session, self._facts = self._session, None, None
@@ -155,7 +175,16 @@ class Channel:
             self._lock.release()
             self._lock = None
 
+    async def _wait_idle(self) -> None:
+        if self._opening is not None and not self._opening.done():
+            await asyncio.wait([self._opening])
+        while self._calls_under_way:
+            self._calls_ended.clear()
+            await self._calls_ended.wait()
+
     async def _get_session(self) -> Session:
+        if not self._gate.is_set():
+            await self._gate.wait()
         if self._session is not None and self._session.alive:
             return self._session
         if self._opening is None or self._opening.done():
@@ -217,6 +246,8 @@ class Channel:
             raise AgentUnavailableError(str(exc)) from exc
 
     def _rest(self) -> None:
+        if self._calls_under_way == 0:
+            self._calls_ended.set()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None

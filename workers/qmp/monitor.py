@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ class Monitor:
         self._on_event = on_event
         self._connection: _Connection | None = None
         self._closing = asyncio.Lock()
+        self._patient_until_s = float("-inf")
 
     @property
     def connected(self) -> bool:
@@ -132,6 +133,7 @@ class Monitor:
         connection = self._connection
         if connection is None:
             raise MonitorError(f"{command}: QEMU's monitor is not connected")
+        timeout_s = max(timeout_s, self._patient_until_s - asyncio.get_running_loop().time())
         try:
             async with asyncio.timeout(timeout_s):
                 return await connection.client.execute(command, arguments)
@@ -146,6 +148,18 @@ class Monitor:
         except QMPError:
             # The text of this one holds the raw message.
             raise MonitorError(f"{command}: QEMU's answer is malformed") from None
+
+    @contextlib.contextmanager
+    def patient(self, timeout_s: float) -> Iterator[None]:
+        """Give every request that is made within the block, by anybody, at least until so many seconds from now.
+
+        QEMU answers nothing while it saves or loads a guest's memory, and that is no reason to take it for dead.
+        """
+        self._patient_until_s = asyncio.get_running_loop().time() + timeout_s
+        try:
+            yield
+        finally:
+            self._patient_until_s = float("-inf")
 
     async def close(self) -> None:
         """End the connection and give the lock back; requests under way fail with ``MonitorError``."""
@@ -212,6 +226,22 @@ class Monitor:
         """
         return replies.load_block_bytes(await self.execute("query-blockstats"))
 
+    async def drives(self) -> tuple[replies.Drive, ...]:
+        """Ask for the guest's drives and how much they were used.
+
+        Raises:
+            MonitorError: As ``execute`` says.
+        """
+        return replies.load_drives(await self.execute("query-block"), await self.execute("query-blockstats"))
+
+    async def images(self) -> tuple[replies.Image, ...]:
+        """Ask for the images in the guest's drives, and the snapshots in them.
+
+        Raises:
+            MonitorError: As ``execute`` says.
+        """
+        return replies.load_images(await self.execute("query-block"))
+
     async def power_button(self) -> None:
         """Press the ACPI power button.
 
@@ -231,6 +261,16 @@ class Monitor:
             MonitorError: As ``execute`` says.
         """
         await self.execute("system_reset")
+
+    async def resume(self) -> None:
+        """Let the virtual CPUs run.
+
+        Effect: the guest goes on where it was.
+
+        Raises:
+            MonitorError: As ``execute`` says.
+        """
+        await self.execute("cont")
 
     async def quit(self) -> None:
         """End QEMU. Its going away before it could answer is what was asked for.

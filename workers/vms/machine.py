@@ -21,6 +21,7 @@ from workers.socket_lock import SocketLock
 from workers.vms.definition import MachineDefinition, VmDefinition
 
 START_TIMEOUT_S = 10.0
+LOAD_TIMEOUT_S = 300.0
 _LOCK_TIMEOUT_S = 2.0
 _PAUSE_S = 0.02
 _WORDS_LIMIT_BYTES = 4096
@@ -28,7 +29,15 @@ _STAMP_AND_PROGRAM = re.compile(r"^(\d{4}-\d\d-\d\dT\S+ )?(\S*/)?(qemu[\w.-]*|kv
 _AGENT_PORT = "org.qemu.guest_agent.0"
 
 
-def command_line(definition: VmDefinition, *, binary: str, accel: str, pid_file: Path, console_file: Path) -> list[str]:
+def command_line(
+    definition: VmDefinition,
+    *,
+    binary: str,
+    accel: str,
+    pid_file: Path,
+    console_file: Path,
+    snapshot: str | None = None,
+) -> list[str]:
     """Write QEMU's command line for a VM that has a machine.
 
     An image is qcow2 if its name says so, else raw. It is never guessed from the content, which the guest writes: a
@@ -40,6 +49,7 @@ def command_line(definition: VmDefinition, *, binary: str, accel: str, pid_file:
         accel: What to give as ``-accel``; empty tries KVM, then TCG.
         pid_file: Where QEMU writes its pid.
         console_file: Where the guest's first serial port is written to.
+        snapshot: The guest is to go on where this snapshot was taken; without one it boots.
 
     Raises:
         PowerError: The definition has no machine.
@@ -54,9 +64,10 @@ def command_line(definition: VmDefinition, *, binary: str, accel: str, pid_file:
         *("-chardev", f"socket,id=qmp,path={_quoted(qmp)},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
         *("-chardev", f"socket,id=qga,path={_quoted(definition.qga)},server=on,wait=off"),
         *("-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=qga,id=agent,name={_AGENT_PORT}"),
-        *_repeated("-drive", [f"file={_quoted(disk)},if=virtio,format={_format(disk)}" for disk in machine.disks]),
+        *_repeated("-drive", [f"file={_quoted(disk)},if=virtio,format={image_format(disk)}" for disk in machine.disks]),
         *_repeated("-nic", machine.nics or ["none"]),
         *("-serial", f"file:{console_file}", "-pidfile", str(pid_file)),
+        *_repeated("-loadvm", [snapshot] if snapshot is not None else []),
         *machine.extra_args,
     ]
 
@@ -73,6 +84,11 @@ def running_pid(definition: VmDefinition) -> int | None:
         return None
     # A pid file outlives a killed QEMU, and its pid may have become another VM's.
     return pid if os.fsencode(pid_file) in argv and process.is_qemu(pid) else None
+
+
+def image_format(disk: Path) -> str:
+    """Tell the format of a disk's image, by its name."""
+    return "qcow2" if disk.suffix == ".qcow2" else "raw"
 
 
 def accepts(socket_path: Path) -> bool:
@@ -96,25 +112,38 @@ def is_running(definition: VmDefinition) -> bool:
 class Launcher:
     """Starts QEMU processes, and takes note of their end so that none becomes a zombie."""
 
-    def __init__(self, *, binary: str, accel: str, start_timeout_s: float = START_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        *,
+        binary: str,
+        accel: str,
+        start_timeout_s: float = START_TIMEOUT_S,
+        load_timeout_s: float = LOAD_TIMEOUT_S,
+    ) -> None:
         """Describe how QEMU is started on this node.
 
         Args:
             binary: The QEMU to start, looked up in PATH.
             accel: As for ``command_line``.
             start_timeout_s: How long QEMU may take until its monitor answers.
+            load_timeout_s: How much longer it may take to load a snapshot before that.
         """
         self._binary = binary
         self._accel = accel
         self._start_timeout_s = start_timeout_s
+        self._load_timeout_s = load_timeout_s
 
-    async def start(self, definition: VmDefinition) -> bool:
+    async def start(self, definition: VmDefinition, *, snapshot: str | None = None) -> bool:
         """Start a VM's QEMU and wait until its monitor answers, so until it is through with its own start.
 
         Keeps the monitor socket's lock meanwhile. Stale sockets are QEMU's business: it replaces what is there, which
         is why a path that is in use, or no socket, is refused here.
 
-        Effect: the guest boots.
+        Effect: the guest boots, or goes on where a snapshot of it was taken.
+
+        Args:
+            definition: The VM.
+            snapshot: As for ``command_line``.
 
         Returns:
             Whether it was started; ``False`` if it ran already.
@@ -129,24 +158,30 @@ class Launcher:
         try:
             _refuse_occupied(definition.qga)
             _refuse_occupied(qmp)
-            await self._launch(definition, qmp, lock)
+            await self._launch(definition, qmp, lock, snapshot)
         finally:
             lock.release()
         return True
 
-    async def _launch(self, definition: VmDefinition, qmp: Path, lock: SocketLock) -> None:
+    async def _launch(self, definition: VmDefinition, qmp: Path, lock: SocketLock, snapshot: str | None) -> None:
         pid_file, console_file, log_file = (_beside(qmp, name) for name in ("pid", "console", "log"))
         argv = command_line(
-            definition, binary=self._binary, accel=self._accel, pid_file=pid_file, console_file=console_file
+            definition,
+            binary=self._binary,
+            accel=self._accel,
+            pid_file=pid_file,
+            console_file=console_file,
+            snapshot=snapshot,
         )
+        timeout_s = self._start_timeout_s + (self._load_timeout_s if snapshot is not None else 0.0)
         pid = _spawn(argv, log_file)
         ended = _watch(pid)
-        if await _answers(qmp, lock, ended, self._start_timeout_s):
+        if await _answers(qmp, lock, ended, timeout_s):
             return
         if not ended.done():
             os.kill(pid, signal.SIGKILL)  # not reaped yet, so it is still ours
             await asyncio.wait([ended], timeout=_LOCK_TIMEOUT_S)
-            raise PowerError(f"QEMU's monitor did not answer within {self._start_timeout_s:g} s; {_words(log_file)}")
+            raise PowerError(f"QEMU's monitor did not answer within {timeout_s:g} s; {_words(log_file)}")
         raise PowerError(f"QEMU did not start: {_words(log_file) or f'it ended with {ended.result()}'}")
 
 
@@ -263,10 +298,6 @@ def _quoted(value: str | Path) -> str:
 
 def _repeated(option: str, values: list[str] | tuple[str, ...]) -> list[str]:
     return [word for value in values for word in (option, value)]
-
-
-def _format(disk: Path) -> str:
-    return "qcow2" if disk.suffix == ".qcow2" else "raw"
 
 
 def _ignore(_name: str, _data: Mapping[str, Any]) -> None:

@@ -74,8 +74,8 @@ class PowerVm(Protocol):
 class PowerLauncher(Protocol):
     """Whatever starts QEMU."""
 
-    async def start(self, definition: VmDefinition) -> bool:
-        """Start it; ``False`` if it runs already. Raises ``PowerError``."""
+    async def start(self, definition: VmDefinition, *, snapshot: str | None = None) -> bool:
+        """Start it, perhaps in the state of a snapshot; ``False`` if it runs already. Raises ``PowerError``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +128,24 @@ class Power:
                 return await self._shutdown(vm, report, force=force)
             case PowerAction.RESTART:
                 return await (self._reset(vm, report) if force else self._reboot(vm, report))
+            case PowerAction.RESET:
+                return await self._reset(vm, report)
+
+    async def start_at(self, vm: PowerVm, snapshot: str, report: Report) -> str:
+        """Switch a VM on that goes on where a snapshot of it was taken.
+
+        Effect: what has been written to its disks since then is gone.
+
+        Returns:
+            How it ended, for people.
+
+        Raises:
+            PowerError: It could not be done.
+        """
+        await report(10, "starting QEMU with the snapshot")
+        if not await self._launch(vm, report, snapshot=snapshot):
+            raise PowerError("somebody else has started the VM meanwhile")
+        return f"the VM was started where the snapshot {snapshot} was taken"
 
     async def _start(self, vm: PowerVm, report: Report) -> str:
         if vm.seen_status is VmStatus.PAUSED:
@@ -135,12 +153,16 @@ class Power:
         if vm.seen_status is VmStatus.RUNNING:
             return "the VM was already running"
         await report(10, "starting QEMU")
+        started = await self._launch(vm, report)
+        return "the VM was started" if started else "the VM was already running"
+
+    async def _launch(self, vm: PowerVm, report: Report, *, snapshot: str | None = None) -> bool:
         await self._let_exit(vm)
-        started = await self._launcher.start(vm.definition)
+        started = await self._launcher.start(vm.definition, snapshot=snapshot)
         await report(80, "QEMU runs")
         if not await vm.wait_until(_is_running, self._patience.seen_s):
             raise PowerError(f"QEMU runs, but the VM does not: it is {vm.seen_status}")
-        return "the VM was started" if started else "the VM was already running"
+        return started
 
     async def _let_exit(self, vm: PowerVm) -> None:
         """Wait for a QEMU whose guest has just powered off: it tells so before it exits, and isn't the one to start."""

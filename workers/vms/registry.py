@@ -7,10 +7,11 @@ from pathlib import Path
 
 from app.core.errors import DefinitionError
 from app.core.records import Vm as VmRecord
+from app.core.records import VmSnapshots
 from workers.settings import WorkerSettings
 from workers.vms import definition
 from workers.vms.definition import VmDefinition
-from workers.vms.vm import Vm
+from workers.vms.vm import History, Vm
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ class Registry:
         publish: Callable[[VmRecord], Awaitable[None]],
         forget: Callable[[int], Awaitable[None]],
         guest_gone: Callable[[int, str], None],
+        history: History | None = None,
+        look_at_snapshots: Callable[[Vm], Awaitable[None]] | None = None,
     ) -> None:
         """Describe the registry; nothing is read before ``scan``.
 
@@ -39,11 +42,15 @@ class Registry:
             publish: Takes every new state of a VM.
             forget: Told when this node no longer carries a VM.
             guest_gone: Told when the system in a VM has ended, with the reason.
+            history: As for ``Vm``.
+            look_at_snapshots: As for ``Vm``.
         """
         self._settings = settings
         self._publish = publish
         self._forget = forget
         self._guest_gone = guest_gone
+        self._history = history
+        self._look_at_snapshots = look_at_snapshots
         self._long_replies = asyncio.Semaphore(_LONG_REPLIES)
         self._stamps: dict[Path, _Stamp] = {}
         self._definitions: dict[Path, VmDefinition] = {}
@@ -58,6 +65,10 @@ class Registry:
     def records(self) -> list[VmRecord]:
         """Write down what is known now of every VM."""
         return [vm.record() for vm, _ in self._vms.values()]
+
+    def snapshots(self) -> list[VmSnapshots]:
+        """Write down which snapshots every VM has, as far as that is known."""
+        return [vm.snapshots for vm, _ in self._vms.values() if vm.snapshots is not None]
 
     def __len__(self) -> int:
         return len(self._vms)
@@ -125,6 +136,8 @@ class Registry:
             publish=self._publish,
             long_replies=self._long_replies,
             guest_gone=self._guest_gone,
+            history=self._history,
+            look_at_snapshots=self._look_at_snapshots,
         )
         self._vms[wanted.vmid] = (vm, asyncio.create_task(_follow(vm)))
         _log.info("vm_followed", extra={"vmid": wanted.vmid, "name_": wanted.name, "account": wanted.account})

@@ -6,21 +6,25 @@ or paused. A VM without a monitor socket is asked through its agent, now and the
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from app.core.clock import now
 from app.core.errors import AgentAbsentError, AgentError, MonitorAbsentError, MonitorError
 from app.core.records import Vm as VmRecord
-from app.core.records import VmStatus
+from app.core.records import VmSnapshots, VmStatus
+from app.core.store.disks import Disk
+from app.core.store.metrics import Usage
 from workers.qga.channel import Channel
 from workers.qmp.monitor import Monitor
 from workers.settings import WorkerSettings
 from workers.socket_lock import is_listening
 from workers.vms.definition import VmDefinition
 from workers.vms.figures import Figures, Sampler
+from workers.vms.usage import Meter
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +39,11 @@ _FIRST_RETRY_S = 0.2
 _EXIT_GRACE_S = 5.0
 """How long QEMU may take to exit after its SHUTDOWN event; one told not to exit is asked again after that."""
 _LONGEST_RETRY_S = 2.0
+_READINGS = 6
+"""Of so many samples the average is kept: half a minute of the default interval."""
+_DISKS_S = 60.0
+"""How often a VM's disks are looked at."""
+_MIB = 1024 * 1024
 
 _RUN_STATES: Mapping[str, VmStatus] = {
     "running": VmStatus.RUNNING,
@@ -43,10 +52,21 @@ _RUN_STATES: Mapping[str, VmStatus] = {
     "internal-error": VmStatus.ERROR,
     "io-error": VmStatus.ERROR,
     "guest-panicked": VmStatus.ERROR,
+    "restore-vm": VmStatus.ERROR,
     "watchdog": VmStatus.ERROR,
     "shutdown": VmStatus.STOPPED,
 }
 """QEMU's run states (Source: QMP reference, RunState); each other one has its CPUs stopped: paused."""
+
+
+class History(Protocol):
+    """Whatever keeps what is told of a VM less often than its state."""
+
+    async def add_usage(self, account: str, vmid: int, usage: Usage, covered_s: float) -> None:
+        """Take what the VM used on average over so many seconds."""
+
+    async def set_disks(self, account: str, vmid: int, disks: tuple[Disk, ...]) -> None:
+        """Take what its disks are now."""
 
 
 class Vm:
@@ -60,6 +80,8 @@ class Vm:
         publish: Callable[[VmRecord], Awaitable[None]],
         guest_gone: Callable[[int, str], None],
         long_replies: asyncio.Semaphore | None = None,
+        history: History | None = None,
+        look_at_snapshots: "Callable[[Vm], Awaitable[None]] | None" = None,
     ) -> None:
         """Describe the VM; nothing is opened before ``follow``.
 
@@ -69,8 +91,11 @@ class Vm:
             publish: Takes every new state.
             long_replies: As for ``Channel``.
             guest_gone: Told when the system in the VM has ended (stopped, reset), with the reason.
+            history: Takes what it uses over time, and its disks.
+            look_at_snapshots: Finds out which snapshots it has; called when its QEMU was found, or found to be off.
         """
         self.definition = definition
+        self.snapshots: VmSnapshots | None = None
         self.lacks_setsid = False
         self.resets = 0
         self.channel = Channel(
@@ -85,6 +110,8 @@ class Vm:
         self._settings = settings
         self._publish = publish
         self._guest_gone = guest_gone
+        self._history = history
+        self._look_at_snapshots = look_at_snapshots
         self._status = VmStatus.UNKNOWN
         self._transition: VmStatus | None = None
         self._port_open: bool | None = None
@@ -92,10 +119,12 @@ class Vm:
         self._figures = Figures()
         self._cpus: int | None = None
         self._maxmem_bytes: int | None = None
+        self._disks: tuple[Disk, ...] | None = None
         self._changed = asyncio.Event()
         self._retry = asyncio.Event()
         self._agent_due = asyncio.Event()
         self._news = asyncio.Event()
+        self._snapshots_due = asyncio.Event()
 
     # --- what others ask ----------------------------------------------------------------------------------------------
 
@@ -161,6 +190,7 @@ class Vm:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._publish_news())
                 group.create_task(self._follow_agent())
+                group.create_task(self._follow_snapshots())
                 if self.definition.qmp is not None:
                     group.create_task(self._follow_monitor(self.definition.qmp))
                     group.create_task(self._follow_figures())
@@ -191,6 +221,7 @@ class Vm:
             self.monitor = monitor
             self._cpus, self._maxmem_bytes = await monitor.cpu_count(), await monitor.memory_bytes()
             await self._look(monitor)
+            self._snapshots_due.set()
             ended = asyncio.create_task(monitor.wait_closed())
             try:
                 await self._take_events(monitor, events, ended)
@@ -220,6 +251,8 @@ class Vm:
             elif name == "SHUTDOWN":
                 self._see_stopped("the VM was switched off")
                 await self._let_exit(events, ended)
+            elif name == "JOB_STATUS_CHANGE":
+                continue
             if not ended.done():
                 await self._look(monitor)
 
@@ -255,7 +288,17 @@ class Vm:
         self._guest_gone(self.definition.vmid, reason)
         self.lacks_setsid = False
         self._agent_due.set()
+        if self.snapshots is None:
+            self._snapshots_due.set()
         self._tell()
+
+    async def _follow_snapshots(self) -> None:
+        if self.definition.qmp is None:
+            self._snapshots_due.set()  # nothing will ever be seen that makes it due
+        while self._look_at_snapshots is not None:
+            await self._snapshots_due.wait()
+            self._snapshots_due.clear()
+            await self._look_at_snapshots(self)
 
     async def _follow_agent(self) -> None:
         while True:
@@ -318,6 +361,7 @@ class Vm:
 
     async def _follow_figures(self) -> None:
         sampler: Sampler | None = None
+        meter, disks_due_s = Meter(), 0.0
         while True:
             monitor = self.monitor
             if monitor is None or self.qemu_pid is None or self._status is VmStatus.STOPPED:
@@ -326,12 +370,29 @@ class Vm:
                 continue
             if sampler is None or sampler.pid != self.qemu_pid:
                 machine = self.definition.machine
-                sampler = Sampler(self.qemu_pid, nics=machine.nics if machine else ())
-            figures = await sampler.sample(monitor, cpus=self._cpus)
+                sampler, disks_due_s = Sampler(self.qemu_pid, nics=machine.nics if machine else ()), 0.0
+            figures, now_s = await sampler.sample(monitor, cpus=self._cpus), asyncio.get_running_loop().time()
             if self.monitor is monitor and not self.stopped:  # else they are history, and were taken back meanwhile
                 self._figures = figures
                 self._tell()
+                meter.take(figures, maxmem_bytes=self._maxmem_bytes, at_s=now_s)
+                if now_s >= disks_due_s:
+                    await self._see_disks(monitor)
+                    disks_due_s = now_s + _DISKS_S
+            if meter.readings >= _READINGS:
+                await self._keep(meter)
             await asyncio.sleep(self._settings.figures_s)
+
+    async def _see_disks(self, monitor: Monitor) -> None:
+        with contextlib.suppress(MonitorError):
+            self._disks = tuple(Disk(**dataclasses.asdict(drive)) for drive in await monitor.drives())
+            if self._history is not None:
+                await self._history.set_disks(self.definition.account, self.definition.vmid, self._disks)
+
+    async def _keep(self, meter: Meter) -> None:
+        covered_s, usage = meter.covered_s, meter.tell()
+        if self._history is not None:
+            await self._history.add_usage(self.definition.account, self.definition.vmid, usage, covered_s)
 
     # --- telling ------------------------------------------------------------------------------------------------------
 
@@ -357,12 +418,14 @@ class Vm:
     def record(self) -> VmRecord:
         """Write down what is known now."""
         definition, facts, figures = self.definition, self.channel.facts, self._figures
+        machine = definition.machine
         return VmRecord(
             vmid=definition.vmid,
             name=definition.name,
             account=definition.account,
             node=self._settings.node_name,
             startable=definition.machine is not None,
+            has_monitor=definition.qmp is not None,
             status=self.status,
             running=self.running,
             agent_available=self.running and self._agent_message == AVAILABLE,
@@ -370,8 +433,8 @@ class Vm:
             agent_version=facts.version if facts else None,
             seen_at=now(),
             qemu_pid=self.qemu_pid,
-            cpus=self._cpus,
-            maxmem_bytes=self._maxmem_bytes,
+            cpus=self._cpus or (machine.cpus if machine else None),
+            maxmem_bytes=self._maxmem_bytes or (machine.memory_mb * _MIB if machine else None),
             booted_at=figures.booted_at,
             cpu=figures.cpu,
             mem_bytes=figures.mem_bytes,
@@ -379,4 +442,14 @@ class Vm:
             netout_bytes=figures.netout_bytes,
             diskread_bytes=figures.diskread_bytes,
             diskwrite_bytes=figures.diskwrite_bytes,
+            storage_bytes=_total(self._disks, "size_bytes"),
+            storage_used_bytes=_total(self._disks, "used_bytes"),
         )
+
+
+def _total(disks: tuple[Disk, ...] | None, name: str) -> int | None:
+    """Add up a size over a VM's disks, without what its CD drives hold; ``None`` where one isn't known."""
+    if disks is None:
+        return None
+    sizes = [getattr(disk, name) for disk in disks if not disk.removable]
+    return None if None in sizes else sum(sizes)

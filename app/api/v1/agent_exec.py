@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from flask import Response, after_this_request
-
 from app.access import Principal, Scope
+from app.api import command_bodies
+from app.api.order_fields import ExecBody, ExecHeaders, ExecQuery, KillQuery
+from app.api.replay import REPLAY_HEADERS, tell_replay
 from app.api.requires import requires
 from app.api.v1 import bodies
-from app.api.v1.arguments import ExecBody, ExecHeaders, ExecQuery, KillQuery, VmPath
+from app.api.v1.arguments import VmPath
 from app.api.v1.face import V1Blueprint, example
 from app.api.v1.schemas import ExecSchema, ExecStartedSchema, KillSchema
 from app.order import Order
@@ -61,9 +62,9 @@ _STILL_RUNNING = {
 
 @blueprint.route("/vm/<vmid>/agent/exec", methods=["POST"])
 @requires(Scope.WRITE_VM)
-@blueprint.arguments(VmPath, location="path", as_kwargs=True)
-@blueprint.arguments(ExecHeaders, location="headers", as_kwargs=True)
-@blueprint.arguments(ExecBody)
+@blueprint.arguments(VmPath(), location="path", as_kwargs=True)
+@blueprint.arguments(ExecHeaders(), location="headers", as_kwargs=True)
+@blueprint.arguments(ExecBody())
 @blueprint.fails(400, 401, 403, 404, 409, 413, 415, 500, 503, 504)
 @blueprint.response(
     200,
@@ -73,12 +74,7 @@ _STILL_RUNNING = {
         "with wait, and it has ended": {"value": example(_STARTED | _EXITED)},
         "with wait, and the time is up": {"value": example(_STARTED | _RUNNING)},
     },
-    headers={
-        "Idempotency-Replayed": {
-            "description": "`true` if an earlier request with this Idempotency-Key has started the command.",
-            "schema": {"type": "string", "enum": ["true"]},
-        }
-    },
+    headers=REPLAY_HEADERS,
 )
 def start_command(
     order: Order, *, principal: Principal, vmid: int, idempotency_key: str | None = None
@@ -86,7 +82,7 @@ def start_command(
     """Run a command in a VM, and wait for its end where the body says so."""
     view = services().inventory.get_vm(principal, vmid)
     view, result = services().commands.run(
-        principal, view, order, request_id(), idempotency_key=idempotency_key, on_repeat=_tell_replay
+        principal, view, order, request_id(), idempotency_key=idempotency_key, on_repeat=tell_replay
     )
     if order.wait_s == 0:
         return bodies.exec_started(result.command, order.request.line)
@@ -95,8 +91,8 @@ def start_command(
 
 @blueprint.route("/vm/<vmid>/agent/exec", methods=["GET"])
 @requires(Scope.READ_VM, with_query={"pid": Scope.WRITE_VM})
-@blueprint.arguments(VmPath, location="path", as_kwargs=True)
-@blueprint.arguments(ExecQuery, location="query", as_kwargs=True)
+@blueprint.arguments(VmPath(), location="path", as_kwargs=True)
+@blueprint.arguments(ExecQuery(), location="query", as_kwargs=True)
 @blueprint.fails(400, 401, 403, 404, 503)
 @blueprint.response(
     200,
@@ -114,13 +110,13 @@ def read_command(
     if pid is None:
         return bodies.exec_probe(services().inventory.get_vm(principal, vmid))
     view, result = services().commands.result(principal, vmid, pid, wait_s=wait_s)
-    return bodies.exec_result(view, result, encoding)
+    return command_bodies.exec_result(view, result, encoding)
 
 
 @blueprint.route("/vm/<vmid>/agent/exec", methods=["DELETE"])
 @requires(Scope.WRITE_VM)
-@blueprint.arguments(VmPath, location="path", as_kwargs=True)
-@blueprint.arguments(KillQuery, location="query", as_kwargs=True)
+@blueprint.arguments(VmPath(), location="path", as_kwargs=True)
+@blueprint.arguments(KillQuery(), location="query", as_kwargs=True)
 @blueprint.fails(400, 401, 403, 404, 503)
 @blueprint.response(
     200,
@@ -130,11 +126,4 @@ def read_command(
 def kill_command(principal: Principal, vmid: int, pid: int) -> dict[str, Any]:
     """Kill a command with everything it has started, and wait for its end; one that has ended stays as it is."""
     view = services().inventory.get_vm(principal, vmid)
-    return bodies.exec_killed(services().commands.kill(principal, view, pid))
-
-
-def _tell_replay() -> None:
-    @after_this_request
-    def mark(response: Response) -> Response:
-        response.headers["Idempotency-Replayed"] = "true"
-        return response
+    return command_bodies.exec_killed(services().commands.kill(principal, view, pid))

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Response, jsonify
 
 from app.api.failures import Face, Failure
-from app.api.v1.timestamps import timestamp
+from app.api.timestamps import timestamp
 from app.core import errors
 from app.core.errors import OwnUpError
 from app.request_log import request_id
@@ -23,9 +23,13 @@ STATUSES: dict[type[OwnUpError], HTTPStatus] = {
     errors.ForbiddenError: HTTPStatus.FORBIDDEN,
     errors.NotFoundError: HTTPStatus.NOT_FOUND,
     errors.IdempotencyConflictError: HTTPStatus.CONFLICT,
+    errors.GateClosedError: HTTPStatus.CONFLICT,
+    errors.SnapshotExistsError: HTTPStatus.CONFLICT,
     errors.StartRefusedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.StartUnknownError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.StartExpiredError: HTTPStatus.GATEWAY_TIMEOUT,
+    errors.GuestCallExpiredError: HTTPStatus.GATEWAY_TIMEOUT,
+    errors.SshKeyRefusedError: HTTPStatus.BAD_REQUEST,
     errors.UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """Source for 400 and 500: HostUp v1 docs, POST agent/exec."""
@@ -50,7 +54,7 @@ def write(failure: Failure) -> Response:
         "requestId": request_id(),
     }
     if failure.problems:
-        body["details"] = [{"field": problem.field, "message": problem.message} for problem in failure.problems]
+        body["details"] = [{"field": problem.name, "message": problem.message} for problem in failure.problems]
     response = jsonify(body)
     response.status_code = failure.status
     response.headers.extend(failure.headers)

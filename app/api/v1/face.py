@@ -10,8 +10,8 @@ from flask import Flask
 from marshmallow import fields
 
 from app.api.face import FaceApi, FaceBlueprint
+from app.api.timestamps import timestamp
 from app.api.v1.schemas import ErrorSchema
-from app.api.v1.timestamps import timestamp
 from app.request_log import request_id
 from app.services import services
 

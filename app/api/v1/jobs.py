@@ -9,7 +9,7 @@ from app.api.v1.face import V1Blueprint, example
 from app.api.v1.schemas import JobSchema
 from app.services import services
 
-blueprint = V1Blueprint("Jobs", __name__, description="Power actions on their way")
+blueprint = V1Blueprint("Jobs", __name__, description="Power actions and work on snapshots, on their way")
 
 _EXAMPLE = {
     "jobId": "start-10000-1768986364277",
@@ -47,5 +47,5 @@ _EXAMPLE = {
 @blueprint.fails(401, 403, 404, 503)
 @blueprint.response(200, JobSchema, example=example(_EXAMPLE))
 def get_job(principal: Principal, job_id: str) -> dict[str, Any]:
-    """Tell how far a power action has come."""
-    return bodies.job_status(services().power_jobs.get(principal, job_id))
+    """Tell how far a job has come."""
+    return bodies.job_status(services().jobs.get(principal, job_id))

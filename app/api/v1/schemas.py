@@ -3,29 +3,26 @@
 from marshmallow import Schema, fields
 from marshmallow.fields import Boolean, Float, Integer, List, Nested, String
 
-from app.core.records import CommandState, JobState, PowerAction, VmStatus
-
-
-def _about(description: str) -> dict[str, str]:
-    return {"description": description}
+from app.api.face import about
+from app.core.records import CommandState, JobKind, JobState, VmStatus
 
 
 class VmSchema(Schema):
     """A VM in a list."""
 
     vmid = Integer(required=True)
-    vps_id = String(required=True, data_key="vpsId", metadata=_about("Its id in v2."))
+    vps_id = String(required=True, data_key="vpsId", metadata=about("Its id in v2."))
     name = String(required=True)
-    node = String(required=True, metadata=_about("The hypervisor host."))
+    node = String(required=True, metadata=about("The hypervisor host."))
     status = fields.Enum(VmStatus, by_value=String, required=True)
-    running = Boolean(required=True, data_key="vmRunning", metadata=_about("Whether a command can be tried."))
+    running = Boolean(required=True, data_key="vmRunning", metadata=about("Whether a command can be tried."))
 
 
 class AgentSchema(Schema):
     """The guest agent of a VM."""
 
     agent_available = Boolean(required=True, data_key="available")
-    agent_message = String(required=True, data_key="message", metadata=_about("Why it isn't available."))
+    agent_message = String(required=True, data_key="message", metadata=about("Why it isn't available."))
     agent_version = String(required=True, allow_none=True, data_key="version")
 
 
@@ -35,60 +32,58 @@ class StatusSchema(Schema):
     success = Boolean(required=True)
     vmid = Integer(required=True)
     name = String(required=True)
-    node = String(required=True, metadata=_about("The hypervisor host."))
+    node = String(required=True, metadata=about("The hypervisor host."))
     status = fields.Enum(VmStatus, by_value=String, required=True)
-    running = Boolean(required=True, data_key="vmRunning", metadata=_about("Whether a command can be tried."))
+    running = Boolean(required=True, data_key="vmRunning", metadata=about("Whether a command can be tried."))
     last_pid = Integer(
         required=True,
         allow_none=True,
         data_key="pid",
-        metadata=_about("Guest pid of the VM's latest command: what GET agent/exec asks for."),
+        metadata=about("Guest pid of the VM's latest command: what GET agent/exec asks for."),
     )
     qemu_pid = Integer(
-        required=True, allow_none=True, data_key="qemuPid", metadata=_about("Process id of QEMU on the node.")
+        required=True, allow_none=True, data_key="qemuPid", metadata=about("Process id of QEMU on the node.")
     )
     uptime_s = Integer(
-        required=True, allow_none=True, data_key="uptime", metadata=_about("Seconds since QEMU was started.")
+        required=True, allow_none=True, data_key="uptime", metadata=about("Seconds since QEMU was started.")
     )
-    cpus = Integer(required=True, allow_none=True, metadata=_about("Virtual CPUs."))
-    cpu = Float(required=True, allow_none=True, metadata=_about("Share of the virtual CPUs in use, 0 to 1."))
+    cpus = Integer(required=True, allow_none=True, metadata=about("Virtual CPUs."))
+    cpu = Float(required=True, allow_none=True, metadata=about("Share of the virtual CPUs in use, 0 to 1."))
     mem_bytes = Integer(
-        required=True, allow_none=True, data_key="mem", metadata=_about("Bytes of the node's memory in use.")
+        required=True, allow_none=True, data_key="mem", metadata=about("Bytes of the node's memory in use.")
     )
     maxmem_bytes = Integer(
-        required=True, allow_none=True, data_key="maxmem", metadata=_about("Bytes of memory given to the guest.")
+        required=True, allow_none=True, data_key="maxmem", metadata=about("Bytes of memory given to the guest.")
     )
-    netin_bytes = Integer(required=True, allow_none=True, data_key="netin", metadata=_about("Bytes received."))
-    netout_bytes = Integer(required=True, allow_none=True, data_key="netout", metadata=_about("Bytes sent."))
-    diskread_bytes = Integer(required=True, allow_none=True, data_key="diskread", metadata=_about("Bytes read."))
-    diskwrite_bytes = Integer(required=True, allow_none=True, data_key="diskwrite", metadata=_about("Bytes written."))
+    netin_bytes = Integer(required=True, allow_none=True, data_key="netin", metadata=about("Bytes received."))
+    netout_bytes = Integer(required=True, allow_none=True, data_key="netout", metadata=about("Bytes sent."))
+    diskread_bytes = Integer(required=True, allow_none=True, data_key="diskread", metadata=about("Bytes read."))
+    diskwrite_bytes = Integer(required=True, allow_none=True, data_key="diskwrite", metadata=about("Bytes written."))
     agent = Nested(AgentSchema, required=True)
 
 
 class ExecStartedSchema(Schema):
     """A command that has its pid. With `wait` in the body also all that its result has, as far as it is known."""
 
-    success = Boolean(required=True)
-    pid = Integer(required=True, metadata=_about("Its process id in the guest."))
+    success = Boolean(required=True, dump_default=True)
+    pid = Integer(required=True, metadata=about("Its process id in the guest."))
     command = String(required=True)
-    exited = Boolean(metadata=_about("Whether nothing more will come. True for every end, whatever it was."))
+    exited = Boolean(metadata=about("Whether nothing more will come. True for every end, whatever it was."))
     exit_code = Integer(
         data_key="exitcode",
-        metadata=_about(
+        metadata=about(
             "Absent while the command runs; 128 + signal if a signal ended it; -1 if it has none of its own: see state."
         ),
     )
-    signal = Integer(metadata=_about("The signal that ended it; absent otherwise."))
+    signal = Integer(metadata=about("The signal that ended it; absent otherwise."))
     stdout = String()
     stderr = String()
-    encoding = String(metadata=_about("`base64` if that was asked for; absent otherwise."))
-    out_truncated = Boolean(data_key="outTruncated", metadata=_about("Present, and true, if stdout was cut."))
-    err_truncated = Boolean(data_key="errTruncated", metadata=_about("Present, and true, if stderr was cut."))
-    available = Boolean(metadata=_about("Whether the guest agent takes commands now."))
-    running = Boolean(data_key="vmRunning", metadata=_about("Whether the VM runs now."))
-    state = fields.Enum(
-        CommandState, by_value=String, metadata=_about("How far the command has come, or how it ended.")
-    )
+    encoding = String(metadata=about("`base64` if that was asked for; absent otherwise."))
+    out_truncated = Boolean(data_key="outTruncated", metadata=about("Present, and true, if stdout was cut."))
+    err_truncated = Boolean(data_key="errTruncated", metadata=about("Present, and true, if stderr was cut."))
+    available = Boolean(metadata=about("Whether the guest agent takes commands now."))
+    running = Boolean(data_key="vmRunning", metadata=about("Whether the VM runs now."))
+    state = fields.Enum(CommandState, by_value=String, metadata=about("How far the command has come, or how it ended."))
     message = String(required=True)
 
 
@@ -101,20 +96,20 @@ class ExecSchema(ExecStartedSchema):
         exclude = ("command",)
 
     pid = Integer()
-    available = Boolean(required=True, metadata=_about("Whether the guest agent takes commands now."))
-    running = Boolean(required=True, data_key="vmRunning", metadata=_about("Whether the VM runs now."))
+    available = Boolean(required=True, metadata=about("Whether the guest agent takes commands now."))
+    running = Boolean(required=True, data_key="vmRunning", metadata=about("Whether the VM runs now."))
 
 
 class KillSchema(Schema):
     """A command whose kill was asked for."""
 
-    success = Boolean(required=True)
+    success = Boolean(required=True, dump_default=True)
     pid = Integer(required=True)
-    exited = Boolean(required=True, metadata=_about("Whether it has ended, by the kill or by itself before."))
-    exit_code = Integer(data_key="exitcode", metadata=_about("As the command's result has it."))
-    signal = Integer(metadata=_about("As the command's result has it."))
+    exited = Boolean(required=True, metadata=about("Whether it has ended, by the kill or by itself before."))
+    exit_code = Integer(data_key="exitcode", metadata=about("As the command's result has it."))
+    signal = Integer(metadata=about("As the command's result has it."))
     state = fields.Enum(
-        CommandState, by_value=String, required=True, metadata=_about("`cancelled` if the kill ended it.")
+        CommandState, by_value=String, required=True, metadata=about("`cancelled` if the kill ended it.")
     )
     message = String(required=True)
 
@@ -123,10 +118,10 @@ class PowerSchema(Schema):
     """A power action that was queued."""
 
     success = Boolean(required=True)
-    action = fields.Enum(PowerAction, by_value=String, required=True)
-    job_id = String(required=True, data_key="jobId", metadata=_about("Poll GET /api/jobs/{jobId}."))
+    action = String(required=True, metadata=about("What was asked for."))
+    job_id = String(required=True, data_key="jobId", metadata=about("Poll GET /api/jobs/{jobId}."))
     message = String(required=True)
-    estimated_time_s = Integer(required=True, data_key="estimated_time", metadata=_about("A rough guess, in seconds."))
+    estimated_time_s = Integer(required=True, data_key="estimated_time", metadata=about("A rough guess, in seconds."))
 
 
 class JobProgressSchema(Schema):
@@ -148,20 +143,20 @@ class JobResultSchema(Schema):
     """How a job ended."""
 
     success = Boolean(required=True)
-    type = fields.Enum(PowerAction, by_value=String, required=True)
+    type = fields.Enum(JobKind, by_value=String, required=True)
     result = Nested(JobMessageSchema, required=True)
     timestamp = String(required=True, allow_none=True)
 
 
 class JobSchema(Schema):
-    """A power action on its way."""
+    """A job on its way."""
 
     job_id = String(required=True, data_key="jobId")
     queue_type = String(required=True, data_key="queueType")
-    type = fields.Enum(PowerAction, by_value=String, required=True)
+    type = fields.Enum(JobKind, by_value=String, required=True)
     state = fields.Enum(JobState, by_value=String, required=True)
     status = fields.Enum(JobState, by_value=String, required=True)
-    progress = Integer(required=True, metadata=_about("0 to 100."))
+    progress = Integer(required=True, metadata=about("0 to 100."))
     progress_text_key = String(required=True, data_key="progressTextKey")
     progress_details = Nested(JobProgressSchema, required=True, data_key="progressDetails")
     progress_message = String(required=True, data_key="progressMessage")
@@ -190,9 +185,9 @@ class ErrorDetailSchema(Schema):
 class ErrorSchema(Schema):
     """An error."""
 
-    error = String(required=True, metadata=_about("The title of the HTTP status."))
-    message = String(required=True, metadata=_about("What is wrong, for people."))
-    code = String(required=True, metadata=_about("What is wrong, for programs.") | {"example": "BAD_REQUEST"})
+    error = String(required=True, metadata=about("The title of the HTTP status."))
+    message = String(required=True, metadata=about("What is wrong, for people."))
+    code = String(required=True, metadata=about("What is wrong, for programs.") | {"example": "BAD_REQUEST"})
     timestamp = String(required=True)
     request_id = fields.UUID(required=True, data_key="requestId")
-    details = List(Nested(ErrorDetailSchema), metadata=_about("The fields to blame; absent where there are none."))
+    details = List(Nested(ErrorDetailSchema), metadata=about("The fields to blame; absent where there are none."))

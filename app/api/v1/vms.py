@@ -54,7 +54,7 @@ def list_vms(principal: Principal) -> list[dict[str, Any]]:
 
 @blueprint.route("/vm/<vmid>/status", methods=["GET"])
 @requires(Scope.READ_VM)
-@blueprint.arguments(VmPath, location="path", as_kwargs=True)
+@blueprint.arguments(VmPath(), location="path", as_kwargs=True)
 @blueprint.fails(400, 401, 403, 404, 503)
 @blueprint.response(200, StatusSchema, example=example(_STATUS_EXAMPLE))
 def get_status(principal: Principal, vmid: int) -> dict[str, Any]:
@@ -64,8 +64,8 @@ def get_status(principal: Principal, vmid: int) -> dict[str, Any]:
 
 @blueprint.route("/vm/<vmid>/status", methods=["POST"])
 @requires(Scope.POWER_VM)
-@blueprint.arguments(VmPath, location="path", as_kwargs=True)
-@blueprint.arguments(PowerBody, as_kwargs=True)
+@blueprint.arguments(VmPath(), location="path", as_kwargs=True)
+@blueprint.arguments(PowerBody(), as_kwargs=True)
 @blueprint.fails(400, 401, 403, 404, 413, 415, 503)
 @blueprint.response(
     200,
@@ -78,7 +78,7 @@ def get_status(principal: Principal, vmid: int) -> dict[str, Any]:
         "estimated_time": 30,
     }),
 )
-def change_power(principal: Principal, vmid: int, action: PowerAction, *, force: bool) -> dict[str, Any]:
+def change_power(principal: Principal, vmid: int, action: str, *, force: bool) -> dict[str, Any]:
     """Start, stop, shut down or restart a VM."""
     view = services().inventory.get_vm(principal, vmid)
-    return bodies.power_queued(services().power_jobs.create(principal, view, action, force=force))
+    return bodies.power_queued(services().jobs.create(principal, view, PowerAction(action), force=force))

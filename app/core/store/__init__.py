@@ -13,20 +13,42 @@ key                             type   holds
 ``ownup:pid:<vmid>:<pid>``      string id of the latest command that got this pid
 ``ownup:vm:<vmid>``             hash   a ``Vm``
 ``ownup:vm:<vmid>:pid``         string guest pid of the VM's latest command
+``ownup:vm:<vmid>:snapshots``   string its ``VmSnapshots`` as JSON, as its worker told them
+``ownup:vm:<vmid>:notes``       hash   what QEMU doesn't keep of its snapshots, as JSON, by name
+``ownup:metrics:<a>:<vmid>:<t>`` string what a VM has used, a ring for each timeframe; expires unless written
+``ownup:disks:<a>:<vmid>``      string its ``Disk`` records as JSON; expires a week after they were last told
 ``ownup:account:<a>:vms``       set    vmids of an account
+``ownup:account:<a>:sshkeys``   hash   its ``SshKey`` records as JSON, by fingerprint
+``ownup:sshkeys:last``          string number of the latest SSH key
 ``ownup:node:<n>``              string a ``Node`` as JSON; expires when its worker stops beating
 ``ownup:node:<n>:open``         set    ids of the node's commands that have not ended
 ``ownup:node:<n>:jobs``         set    ids of the node's jobs that have not ended
 ``ownup:nodes``                 set    names of all nodes ever seen
 ``ownup:job:<id>``              hash   a ``Job``
+``ownup:call:<id>``             hash   a ``GuestCall``; expires
+``ownup:call:<id>:secret``      string what goes with it, until a worker has it; expires
 ``ownup:key:<id>``              hash   an ``ApiKey``
 ``ownup:keys``                  set    ids of all API keys
+``ownup:token:<sha>``           hash   a ``Token``, by the digest of what its owner shows; expires
 ``ownup:idem:<a>:<vmid>:<sha>`` hash   what an ``Idempotency-Key`` stands for
-``ownup:wake`` (channel)               ids of commands and jobs whose record has just changed
+``ownup:wake`` (channel)               ids of commands, jobs and guest calls whose record has just changed
 =============================== ====== =====================================================================
 """
 
-from app.core.store import commands, idempotency, jobs, keys, nodes, vms
+from app.core.store import (
+    commands,
+    disks,
+    guest_calls,
+    idempotency,
+    jobs,
+    keys,
+    metrics,
+    nodes,
+    snapshots,
+    ssh_keys,
+    tokens,
+    vms,
+)
 from app.core.store.calls import WAKE_CHANNEL, AsyncStore, Call, Store, ping, time
 
 __all__ = [
@@ -35,11 +57,17 @@ __all__ = [
     "Call",
     "Store",
     "commands",
+    "disks",
+    "guest_calls",
     "idempotency",
     "jobs",
     "keys",
+    "metrics",
     "nodes",
     "ping",
+    "snapshots",
+    "ssh_keys",
     "time",
+    "tokens",
     "vms",
 ]

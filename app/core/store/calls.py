@@ -126,8 +126,12 @@ def script(text: str, *args: str | bytes | float, load: Callable[[Any], T]) -> C
 
 
 def flat(fields: Mapping[str, str]) -> str:
-    """Write hash fields as the JSON array that a script unpacks into ``HSET``."""
-    return json.dumps([part for pair in fields.items() for part in pair], ensure_ascii=False)
+    """Write hash fields as the JSON array that a script unpacks into ``HSET``.
+
+    Half a surrogate pair, which a guest's words may hold and UTF-8 can't, becomes ``?``.
+    """
+    text = json.dumps([part for pair in fields.items() for part in pair], ensure_ascii=False)
+    return text.encode(errors="replace").decode()
 
 
 def pairs(reply: Any) -> Mapping[bytes, bytes]:

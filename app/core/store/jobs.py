@@ -1,6 +1,7 @@
-"""Power jobs in the store: created by the web half, carried out by the worker, polled by clients."""
+"""Jobs in the store: created by the web half, carried out by the worker, polled by clients."""
 
 import secrets
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -81,6 +82,11 @@ def finish(job_id: str, state: JobState, message: str, finished_at: datetime) ->
 def list_open(node: str) -> Call[tuple[str, ...]]:
     """List the ids of a node's jobs that have not ended."""
     return Call(("SMEMBERS", f"ownup:node:{node}:jobs"), load_names)
+
+
+def list_open_on(nodes: Collection[str]) -> Call[tuple[str, ...]]:
+    """List the ids of the jobs of several nodes that have not ended."""
+    return Call(("SUNION", *(f"ownup:node:{node}:jobs" for node in nodes)), load_names)
 
 
 def _load_started(reply: Any) -> Job | None:

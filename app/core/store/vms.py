@@ -45,6 +45,26 @@ end
 return views
 """
 
+_LIST_PAGE = """
+local function before(a, b)
+  if #a ~= #b then return #a < #b end
+  return a < b
+end
+local vmids = redis.call('SMEMBERS', 'ownup:account:' .. ARGV[1] .. ':vms')
+table.sort(vmids, before)
+local views = {}
+for i, vmid in ipairs(vmids) do
+  if #views == tonumber(ARGV[3]) then break end
+  local vm = before(ARGV[2], vmid) and redis.call('HGETALL', 'ownup:vm:' .. vmid) or {}
+  if #vm > 0 then
+    local node = redis.call('HGET', 'ownup:vm:' .. vmid, 'node')
+    views[#views + 1] = {vm, redis.call('EXISTS', 'ownup:node:' .. node), false}
+  end
+end
+return views
+"""
+"""Compares vmids as texts: as numbers of Lua those above 2^53 would be rounded."""
+
 
 @dataclass(frozen=True, slots=True)
 class VmView:
@@ -83,6 +103,16 @@ def read(vmid: int) -> Call[VmView | None]:
 def list_owned(account: str) -> Call[tuple[VmView, ...]]:
     """Read all VMs of an account, by vmid."""
     return script(_LIST, account, load=_load_views)
+
+
+def list_page(account: str, *, after: int, limit: int) -> Call[tuple[VmView, ...]]:
+    """Read the next VMs of an account, by vmid, from the first one above ``after`` on."""
+    return script(_LIST_PAGE, account, after, limit, load=_load_views)
+
+
+def list_vmids(account: str) -> Call[frozenset[int]]:
+    """List the vmids of an account, and nothing else of its VMs."""
+    return Call(("SMEMBERS", f"ownup:account:{account}:vms"), lambda reply: frozenset(map(int, reply)))
 
 
 def _load_view(reply: Any) -> VmView | None:

@@ -1,0 +1,89 @@
+"""The data of answers about a guest's commands, made from records: which fields there are when, and what they say.
+
+How each field is spelt is the face's business. Knows no store.
+"""
+
+import base64
+from typing import Any
+
+from app.commands import Result
+from app.core.records import Command, CommandState
+from app.inventory import VmView
+
+NO_EXIT_CODE = -1
+"""What a command that ended without one of its own reads as, so that a client that waits for one gets out."""
+
+_SIGNAL_BASE = 128
+"""Source: POSIX.1-2017, Shell Command Language, 2.8.2: the exit status of a signal is above 128; shells add 128."""
+
+_MESSAGES = {
+    CommandState.QUEUED: "Command is queued",
+    CommandState.RUNNING: "Command is still running",
+    CommandState.FAILED: "Command was refused; it has not run",
+    CommandState.EXPIRED: "Command was not delivered in time; it has not run",
+    CommandState.TIMED_OUT: "Command ran into its timeout; its process group was killed",
+    CommandState.CANCELLED: "Command was cancelled; its process group was killed",
+    CommandState.LOST: "Command ran, and its result can't be known any more",
+    CommandState.UNKNOWN: "Command may have run; the guest agent didn't reply",
+}
+
+
+def exec_result(view: VmView, result: Result, encoding: str | None) -> dict[str, Any]:
+    """Make the result of a command, as far as there is one."""
+    command = result.command
+    return (
+        {
+            "pid": command.pid,
+            "exited": command.state.ended,
+            "stdout": _text(result.stdout, encoding),
+            "stderr": _text(result.stderr, encoding),
+            "available": view.vm.agent_available,
+            "running": view.vm.running,
+            "state": command.state,
+            "message": _message(command),
+        }
+        | _end(command)
+        | ({"encoding": encoding} if encoding else {})
+        | ({"out_truncated": True} if command.out_truncated else {})
+        | ({"err_truncated": True} if command.err_truncated else {})
+    )
+
+
+def exec_killed(command: Command) -> dict[str, Any]:
+    """Make the answer to a kill, of a command that may have ended or not."""
+    return {
+        "pid": command.pid,
+        "exited": command.state.ended,
+        "state": command.state,
+        "message": _message(command) if command.state.ended else "Kill requested; the command has not ended yet",
+    } | _end(command)
+
+
+def _end(command: Command) -> dict[str, int]:
+    if not command.state.ended:
+        return {}
+    signal = {} if command.signal is None else {"signal": command.signal}
+    return {"exit_code": _exit_code(command)} | signal
+
+
+def _text(output: bytes, encoding: str | None) -> str:
+    return base64.b64encode(output).decode() if encoding == "base64" else output.decode(errors="replace")
+
+
+def _exit_code(command: Command) -> int:
+    """Tell the code of a command that ended by itself; a kill's is no code of the command."""
+    if command.state is not CommandState.EXITED:
+        return NO_EXIT_CODE
+    if command.signal is not None:
+        return _SIGNAL_BASE + command.signal
+    return NO_EXIT_CODE if command.exit_code is None else command.exit_code
+
+
+def _message(command: Command) -> str:
+    if command.message:
+        return command.message
+    if command.state is not CommandState.EXITED:
+        return _MESSAGES[command.state]
+    if command.signal is not None:
+        return f"Command was killed by signal {command.signal}"
+    return f"Command exited with code {command.exit_code}"

@@ -1,0 +1,1 @@
+"""HostUp's API v2: bare resources, operations, problem documents."""
