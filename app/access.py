@@ -6,6 +6,7 @@ Knows HostUp's two ways to send a key and how a key is made and checked; doesn't
 import hashlib
 import hmac
 import re
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,9 @@ from app.core.records import ApiKey
 from app.core.store import Store, keys
 
 _KEY = re.compile(r"ownup_([0-9a-f]{16})_[A-Za-z0-9_-]{43}")
+SEEN_FOR_S = 1.0
+"""How long a key that was right is believed without asking Redis: a revoked one dies that much later at the most."""
+
 _NO_DIGEST = hashlib.sha256(b"").hexdigest()
 
 
@@ -78,12 +82,25 @@ def issue_key(
     return key, secret
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A key that was right a moment ago, and until when that may be believed, by the monotonic clock."""
+
+    key: ApiKey
+    principal: Principal
+    until_s: float
+
+
 class Access:
     """Turns the key of a request into a principal."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime] = now) -> None:
+    def __init__(
+        self, store: Store, clock: Callable[[], datetime] = now, *, time_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._time_s = time_s
+        self._seen: dict[str, _Seen] = {}
 
     def authenticate(self, api_key: str | None, authorization: str | None) -> Principal:
         """Find out who is asking.
@@ -101,12 +118,27 @@ class Access:
         match = _KEY.fullmatch(secret)
         if match is None:
             raise UnauthorizedError("The API key is not valid")
-        key = self._store.run(keys.find(match[1]))
-        right = hmac.compare_digest(_digest(secret), key.secret_sha256 if key else _NO_DIGEST)
+        digest = _digest(secret)
+        seen = self._seen.get(digest)
+        if seen is None or seen.until_s < self._time_s():
+            seen = self._look_up(match[1], digest)
+        self._insist_on_life(seen.key)
+        return seen.principal
+
+    def _look_up(self, key_id: str, digest: str) -> "_Seen":
+        """Read a key, and remember it for a moment if it is the right one: a wrong key leaves nothing behind.
+
+        Raises:
+            UnauthorizedError: It is unknown or wrong.
+        """
+        until_s = self._time_s() + SEEN_FOR_S
+        key = self._store.run(keys.find(key_id))
+        right = hmac.compare_digest(digest, key.secret_sha256 if key else _NO_DIGEST)
         if key is None or not right:
+            self._seen.pop(digest, None)
             raise UnauthorizedError("The API key is not valid")
-        self._insist_on_life(key)
-        return Principal(key.id, key.account, frozenset(key.scopes))
+        seen = self._seen[digest] = _Seen(key, Principal(key.id, key.account, frozenset(key.scopes)), until_s)
+        return seen
 
     def _insist_on_life(self, key: ApiKey) -> None:
         if key.revoked_at is not None:

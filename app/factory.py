@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import redis
 from flask import Flask
@@ -83,8 +84,15 @@ def connect(settings: WebSettings) -> redis.Redis:
     )
 
 
+class _SyncFlask(Flask):
+    """An application without coroutines: Flask would look for them in every function it calls for a request."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+
 def _flask_app(services: Services) -> Flask:
-    app = Flask("app", static_folder=None)
+    app = _SyncFlask("app", static_folder=None)
     app.json = CompactJson(app)
     app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes
     app.url_map.merge_slashes = False  # a redirect would be an answer without the face's body

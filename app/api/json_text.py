@@ -3,6 +3,7 @@
 import json
 from typing import Any, NoReturn
 
+import orjson
 from flask import Response
 from flask.json.provider import DefaultJSONProvider
 
@@ -20,8 +21,13 @@ class CompactJson(DefaultJSONProvider):
 
     def response(self, *args: Any, **kwargs: Any) -> Response:
         """Make a response of one JSON value."""
-        text = self.dumps(self._prepare_response_obj(args, kwargs), separators=(",", ":"))
-        return Response(text.encode(errors="replace"), mimetype=self.mimetype)
+        return Response(self._encode(self._prepare_response_obj(args, kwargs)), mimetype=self.mimetype)
+
+    def _encode(self, value: Any) -> bytes:
+        try:
+            return orjson.dumps(value)
+        except TypeError:  # half a surrogate pair, or more than 64 bits
+            return self.dumps(value, separators=(",", ":")).encode(errors="replace")
 
 
 def load_object(body: bytes) -> dict[str, Any]:

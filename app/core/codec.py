@@ -9,7 +9,7 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeVar, cast
@@ -25,12 +25,8 @@ def encode(record: Any) -> dict[str, str]:
 
 def decode(kind: type[Record], fields: Mapping[bytes, bytes]) -> Record:
     """Decode the fields of a Redis hash into a record of the given kind."""
-    values = {}
-    for name, value_type in _field_types(cast("Any", kind)).items():
-        raw = fields.get(name.encode())
-        if raw is not None:
-            values[name] = _decode_value(value_type, raw)
-    return kind(**values)
+    present = ((name, read, fields.get(key)) for name, key, read in _readers(cast("Any", kind)))
+    return kind(**{name: read(raw) for name, read, raw in present if raw is not None})
 
 
 def _shallow(record: Any) -> dict[str, Any]:
@@ -47,22 +43,30 @@ def _encode_value(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _decode_value(value_type: Any, raw: bytes) -> Any:
-    if value_type is bool:
-        return raw == b"1"
-    if value_type is datetime:
-        return datetime.fromtimestamp(float(raw), tz=UTC)
-    if isinstance(value_type, type) and issubclass(value_type, StrEnum):
-        return value_type(raw.decode())
-    if value_type is str:
-        return raw.decode()
-    value = json.loads(raw)
-    return tuple(value) if typing.get_origin(value_type) is tuple else value
-
-
 @functools.cache
-def _field_types(kind: Any) -> dict[str, Any]:
-    return {name: _without_none(hint) for name, hint in typing.get_type_hints(kind).items()}
+def _readers(kind: Any) -> tuple[tuple[str, bytes, Callable[[bytes], Any]], ...]:
+    """List each field's name, its name in Redis and how its value is read: worked out once for a kind of record."""
+    hints = typing.get_type_hints(kind)
+    return tuple((name, name.encode(), _reader(_without_none(hint))) for name, hint in hints.items())
+
+
+def _reader(value_type: Any) -> Callable[[bytes], Any]:
+    if value_type in _READERS:
+        return _READERS[value_type]
+    if isinstance(value_type, type) and issubclass(value_type, StrEnum):
+        return lambda raw: value_type(raw.decode())
+    if typing.get_origin(value_type) is tuple:
+        return lambda raw: tuple(json.loads(raw))
+    return json.loads
+
+
+_READERS: dict[Any, Callable[[bytes], Any]] = {
+    bool: lambda raw: raw == b"1",
+    datetime: lambda raw: datetime.fromtimestamp(float(raw), tz=UTC),
+    float: float,
+    int: int,
+    str: bytes.decode,
+}
 
 
 def _without_none(hint: Any) -> Any:

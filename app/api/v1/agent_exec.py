@@ -61,9 +61,9 @@ _STILL_RUNNING = {
 
 @blueprint.route("/vm/<vmid>/agent/exec", methods=["POST"])
 @requires(Scope.WRITE_VM)
-@blueprint.arguments(VmPath, location="path", as_kwargs=True)
-@blueprint.arguments(ExecHeaders, location="headers", as_kwargs=True)
-@blueprint.arguments(ExecBody)
+@blueprint.arguments(VmPath(), location="path", as_kwargs=True)
+@blueprint.arguments(ExecHeaders(), location="headers", as_kwargs=True)
+@blueprint.arguments(ExecBody())
 @blueprint.fails(400, 401, 403, 404, 409, 413, 415, 500, 503, 504)
 @blueprint.response(
     200,
@@ -95,8 +95,8 @@ def start_command(
 
 @blueprint.route("/vm/<vmid>/agent/exec", methods=["GET"])
 @requires(Scope.READ_VM, with_query={"pid": Scope.WRITE_VM})
-@blueprint.arguments(VmPath, location="path", as_kwargs=True)
-@blueprint.arguments(ExecQuery, location="query", as_kwargs=True)
+@blueprint.arguments(VmPath(), location="path", as_kwargs=True)
+@blueprint.arguments(ExecQuery(), location="query", as_kwargs=True)
 @blueprint.fails(400, 401, 403, 404, 503)
 @blueprint.response(
     200,
@@ -119,8 +119,8 @@ def read_command(
 
 @blueprint.route("/vm/<vmid>/agent/exec", methods=["DELETE"])
 @requires(Scope.WRITE_VM)
-@blueprint.arguments(VmPath, location="path", as_kwargs=True)
-@blueprint.arguments(KillQuery, location="query", as_kwargs=True)
+@blueprint.arguments(VmPath(), location="path", as_kwargs=True)
+@blueprint.arguments(KillQuery(), location="query", as_kwargs=True)
 @blueprint.fails(400, 401, 403, 404, 503)
 @blueprint.response(
     200,

@@ -54,7 +54,7 @@ def list_vms(principal: Principal) -> list[dict[str, Any]]:
 
 @blueprint.route("/vm/<vmid>/status", methods=["GET"])
 @requires(Scope.READ_VM)
-@blueprint.arguments(VmPath, location="path", as_kwargs=True)
+@blueprint.arguments(VmPath(), location="path", as_kwargs=True)
 @blueprint.fails(400, 401, 403, 404, 503)
 @blueprint.response(200, StatusSchema, example=example(_STATUS_EXAMPLE))
 def get_status(principal: Principal, vmid: int) -> dict[str, Any]:
@@ -64,8 +64,8 @@ def get_status(principal: Principal, vmid: int) -> dict[str, Any]:
 
 @blueprint.route("/vm/<vmid>/status", methods=["POST"])
 @requires(Scope.POWER_VM)
-@blueprint.arguments(VmPath, location="path", as_kwargs=True)
-@blueprint.arguments(PowerBody, as_kwargs=True)
+@blueprint.arguments(VmPath(), location="path", as_kwargs=True)
+@blueprint.arguments(PowerBody(), as_kwargs=True)
 @blueprint.fails(400, 401, 403, 404, 413, 415, 503)
 @blueprint.response(
     200,

@@ -57,14 +57,7 @@ class Store:
         Raises:
             StoreUnavailableError: Redis is away, or still loading.
         """
-        try:
-            with self._client.pipeline(transaction=False) as pipe:
-                pipe.execute_command(*first.args)  # type: ignore[no-untyped-call]
-                pipe.execute_command(*second.args)  # type: ignore[no-untyped-call]
-                replies = pipe.execute()
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as exc:
-            raise StoreUnavailableError from exc
-        return first.load(replies[0]), second.load(replies[1])
+        return self.run(both(first, second))
 
 
 class AsyncStore:
@@ -123,6 +116,28 @@ NOW = "local t = redis.call('TIME'); local now = tonumber(t[1]) + tonumber(t[2])
 def script(text: str, *args: str | bytes | float, load: Callable[[Any], T]) -> Call[T]:
     """Make a call of a Lua script that finds its arguments in ``ARGV``."""
     return Call(("EVAL", text, 0, *args), load)
+
+
+def both(first: Call[T], second: Call[U]) -> Call[tuple[T, U]]:
+    """Make one call of two, carried out one after the other with nothing in between."""
+    (one, one_args), (other, other_args) = _as_script(first), _as_script(second)
+    text = _BOTH.format(one, other, count=len(one_args))
+    return script(
+        text, *one_args, *other_args, load=lambda replies: (first.load(replies[0]), second.load(replies[1]))
+    )
+
+
+_BOTH = """
+local function first(ARGV) {} end
+local function second(ARGV) {} end
+return {{first({{unpack(ARGV, 1, {count})}}), second({{unpack(ARGV, {count} + 1)}})}}
+"""
+
+
+def _as_script(call: Call[Any]) -> tuple[str, tuple[str | bytes | int | float, ...]]:
+    if call.args[0] == "EVAL":
+        return str(call.args[1]), call.args[3:]
+    return "return redis.call(unpack(ARGV))", call.args
 
 
 def flat(fields: Mapping[str, str]) -> str:
