@@ -22,7 +22,7 @@ key                             type   holds
 ``ownup:key:<id>``              hash   an ``ApiKey``
 ``ownup:keys``                  set    ids of all API keys
 ``ownup:idem:<a>:<vmid>:<sha>`` hash   what an ``Idempotency-Key`` stands for
-``ownup:wake`` (channel)               ids of commands and jobs whose record has just changed
+``ownup:wake`` (channel)               ids of records that have just changed; a command's with its state and pid
 =============================== ====== =====================================================================
 """
 

@@ -51,7 +51,7 @@ else
   if now[3] then redis.call('EXPIRE', 'ownup:pid:' .. now[2] .. ':' .. now[3], ttl) end
   redis.call('SREM', 'ownup:node:' .. now[4] .. ':open', ARGV[1])
 end
-redis.call('PUBLISH', 'ownup:wake', ARGV[1])
+redis.call('PUBLISH', 'ownup:wake', ARGV[1] .. ' ' .. now[1] .. ' ' .. (now[3] or ''))
 return 1
 """
 
