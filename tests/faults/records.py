@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-import zlib
+import zstandard
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ def _read(client: redis.Redis) -> Iterator[Record]:
 
 def _output(client: redis.Redis, key: str) -> bytes:
     stored = client.get(key)
-    return zlib.decompress(stored) if isinstance(stored, bytes) else b""
+    return zstandard.ZstdDecompressor().decompress(stored) if isinstance(stored, bytes) else b""
 
 
 def list_open(client: redis.Redis, node: str) -> tuple[str, ...]:

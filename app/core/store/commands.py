@@ -2,10 +2,11 @@
 
 import json
 import secrets
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import zstandard
 
 from app.core.codec import decode, encode
 from app.core.errors import IllegalMoveError
@@ -221,11 +222,11 @@ def _move(
 
 
 def _pack(output: bytes) -> bytes:
-    return zlib.compress(output, level=1) if output else b""
+    return zstandard.ZstdCompressor(level=1).compress(output) if output else b""
 
 
 def _unpack(stored: bytes | None) -> bytes:
-    return zlib.decompress(stored) if stored else b""
+    return zstandard.ZstdDecompressor().decompress(stored) if stored else b""
 
 
 def _load_claim(reply: Any) -> Claim | None:
