@@ -174,7 +174,7 @@ class Commands:
         Raises:
             NotFoundError: The principal has no such VM, or no command with this pid is known in it.
         """
-        known = _shown(principal, *self.store.run_both(vms.read(vmid), commands.read_result(vmid, pid)))
+        known = self._shown(principal, vmid, commands.read_result(vmid, pid))
         return known if known[1].command.state.ended else self._await_end(principal, known, wait_s)
 
     def kill(self, principal: Principal, view: VmView, pid: int) -> Command:
@@ -246,7 +246,19 @@ class Commands:
         return wait(woken, wait_s, look, reread_s=wait_s, not_for=CommandState.RUNNING) or known
 
     def _look(self, principal: Principal, command: Command) -> tuple[VmView, Result]:
-        return _shown(principal, *self.store.run_both(vms.read(command.vmid), commands.find_result(command.id)))
+        return self._shown(principal, command.vmid, commands.find_result(command.id))
+
+    def _shown(self, principal: Principal, vmid: int, read: Call[Result | None]) -> tuple[VmView, Result]:
+        """Read a VM and a command's result, and let a principal see them.
+
+        Raises:
+            NotFoundError: There is nothing, or it belongs to another account.
+        """
+        view, result = self.store.run_both(vms.read(vmid), read)
+        known = owned(principal, view)
+        if result is None or result.command.account != principal.account:
+            raise NotFoundError("Command")
+        return known, result if result.whole else self.store.run(commands.fetch_output(result))
 
     @contextmanager
     def _seat(self, wait_s: float) -> Iterator[bool]:
@@ -408,18 +420,6 @@ class Commands:
     def _find_ended(self, command_id: str) -> Command | None:
         command = self._get(command_id)
         return command if command.state.ended else None
-
-
-def _shown(principal: Principal, view: VmView | None, result: Result | None) -> tuple[VmView, Result]:
-    """Let a principal see what was read.
-
-    Raises:
-        NotFoundError: Nothing was read, or it belongs to another account.
-    """
-    known = owned(principal, view)
-    if result is None or result.command.account != principal.account:
-        raise NotFoundError("Command")
-    return known, result
 
 
 def _insist_on_running(view: VmView, order: Order) -> None:

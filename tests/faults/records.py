@@ -2,11 +2,11 @@
 
 import hashlib
 import re
-import zstandard
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import redis
+import zstandard
 
 from app.core.records import Command
 from app.core.store import Store, commands

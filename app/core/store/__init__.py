@@ -9,7 +9,7 @@ key                             type   holds
 =============================== ====== =====================================================================
 ``ownup:cmd:<id>``              hash   a ``Command``
 ``ownup:cmd:<id>:request``      hash   its ``CommandRequest``; removed when the command has ended
-``ownup:cmd:<id>:out``/``:err`` string its output, compressed by zstd
+``ownup:cmd:<id>:out``/``:err`` string its output, compressed by zstd; ``…:new`` until the record says that it ended
 ``ownup:pid:<vmid>:<pid>``      string id of the latest command that got this pid
 ``ownup:vm:<vmid>``             hash   a ``Vm``
 ``ownup:vm:<vmid>:pid``         string guest pid of the VM's latest command
