@@ -6,9 +6,11 @@ Knows records, their waits and what an idempotency key means. Doesn't know HTTP,
 import hashlib
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from app.access import Principal
 from app.core import ids
@@ -33,9 +35,11 @@ from app.guard import Guard
 from app.inventory import VmView, owned
 from app.order import Order
 from app.settings import WebSettings
-from app.wakeups import Wakeups, wait
+from app.wakeups import Waiter, Wakeups, wait
 
 __all__ = ["Commands", "Result"]
+
+T = TypeVar("T")
 
 REPLY_GRACE_S = 5.0
 """How much longer than the delivery deadline a claimed command's pid is waited for."""
@@ -106,17 +110,15 @@ class Commands:
             StartExpiredError: It wasn't delivered in time; it has not run and will not.
             StartUnknownError: It was handed over and its fate isn't known; it may have run.
         """
-        self.guard.check_line(order.request.line, cwd=order.request.cwd or "/")
-        command = self._new_command(principal, view, order, request_id)
-        if idempotency_key is None:
-            return self._deliver(view, command, order, (), on_repeat)
-        key = _digest(idempotency_key)
-        reservation = self._reserve(command, order, key)
-        command = replace(command, id=reservation.command_id)
-        if reservation.recorded:
-            return self._repeat(command, order, on_repeat)
-        mark = idempotency.mark_recorded(command.account, command.vmid, key)
-        return self._deliver(view, command, order, (mark,), on_repeat)
+        return self._start(
+            principal,
+            view,
+            order,
+            request_id=request_id,
+            idempotency_key=idempotency_key,
+            on_repeat=on_repeat,
+            follow=self._await_pid,
+        )
 
     def run(
         self,
@@ -138,10 +140,25 @@ class Commands:
         Raises:
             StartUnknownError: As ``start`` raises it and all its others; or what was started can't be seen any more.
         """
-        started = self.start(principal, view, order, request_id, idempotency_key=idempotency_key, on_repeat=on_repeat)
-        running = replace(started, state=CommandState.RUNNING)  # its end isn't told without its output
+        if order.wait_s == 0:
+            started = self.start(
+                principal, view, order, request_id, idempotency_key=idempotency_key, on_repeat=on_repeat
+            )
+            return view, Result(started, b"", b"")
+
+        def follow(command: Command, order: Order, woken: Waiter) -> tuple[VmView, Result]:
+            return self._await_outcome(principal, view, command, order, woken)
+
         try:
-            return self._await_end(principal, (view, Result(running, b"", b"")), order.wait_s)
+            return self._start(
+                principal,
+                view,
+                order,
+                request_id=request_id,
+                idempotency_key=idempotency_key,
+                on_repeat=on_repeat,
+                follow=follow,
+            )
         except NotFoundError as exc:
             raise StartUnknownError(_OUT_OF_SIGHT) from exc
 
@@ -157,7 +174,7 @@ class Commands:
         Raises:
             NotFoundError: The principal has no such VM, or no command with this pid is known in it.
         """
-        known = _shown(principal, *self.store.run_both(vms.read(vmid), commands.read_result(vmid, pid)))
+        known = self._shown(principal, vmid, commands.read_result(vmid, pid))
         return known if known[1].command.state.ended else self._await_end(principal, known, wait_s)
 
     def kill(self, principal: Principal, view: VmView, pid: int) -> Command:
@@ -192,23 +209,89 @@ class Commands:
         Raises:
             NotFoundError: The VM or the record has gone.
         """
-        command = known[1].command
-        both = vms.read(command.vmid), commands.find_result(command.id)
+        with self._seat(wait_s) as may_wait:
+            if not may_wait:
+                return known
+            command = known[1].command
+            with self.wakeups.expect(command.id) as woken:
+                woken.set()
+                return self._see_end(principal, command, woken, wait_s) or known
+
+    def _await_outcome(
+        self, principal: Principal, view: VmView, command: Command, order: Order, woken: Waiter
+    ) -> tuple[VmView, Result]:
+        """Wait until a command has its pid, then for its end as long as the order says.
+
+        Raises:
+            StartFailedError: It got no pid.
+            NotFoundError: The VM or the record has gone.
+        """
+        started = self._await_pid(command, order, woken)
+        if woken.told != CommandState.RUNNING:
+            woken.set()  # it may have ended already
+        with self._seat(order.wait_s) as may_wait:
+            ended = self._see_end(principal, started, woken, order.wait_s) if may_wait else None
+        return ended or (view, Result(started, b"", b""))
+
+    def _see_end(
+        self, principal: Principal, command: Command, woken: Waiter, wait_s: float
+    ) -> tuple[VmView, Result] | None:
+        known: tuple[VmView, Result] | None = None
 
         def look() -> tuple[VmView, Result] | None:
             nonlocal known
-            known = _shown(principal, *self.store.run_both(*both))
+            known = self._look(principal, command)
             return known if known[1].command.state.ended else None
 
-        if wait_s == 0 or not self.seats.acquire(blocking=False):
-            return known  # when every seat is taken too: a plain request must always find a thread
+        return wait(woken, wait_s, look, reread_s=wait_s, not_for=CommandState.RUNNING) or known
+
+    def _look(self, principal: Principal, command: Command) -> tuple[VmView, Result]:
+        return self._shown(principal, command.vmid, commands.find_result(command.id))
+
+    def _shown(self, principal: Principal, vmid: int, read: Call[Result | None]) -> tuple[VmView, Result]:
+        """Read a VM and a command's result, and let a principal see them.
+
+        Raises:
+            NotFoundError: There is nothing, or it belongs to another account.
+        """
+        view, result = self.store.run_both(vms.read(vmid), read)
+        known = owned(principal, view)
+        if result is None or result.command.account != principal.account:
+            raise NotFoundError("Command")
+        return known, result if result.whole else self.store.run(commands.fetch_output(result))
+
+    @contextmanager
+    def _seat(self, wait_s: float) -> Iterator[bool]:
+        """Take a seat for a wait, if there is one: a plain request must always find a thread."""
+        taken = wait_s > 0 and self.seats.acquire(blocking=False)
         try:
-            with self.wakeups.expect(command.id) as woken:
-                woken.set()
-                wait(woken, wait_s, look, reread_s=wait_s)
+            yield taken
         finally:
-            self.seats.release()
-        return known
+            if taken:
+                self.seats.release()
+
+    def _start(
+        self,
+        principal: Principal,
+        view: VmView,
+        order: Order,
+        *,
+        request_id: str,
+        idempotency_key: str | None,
+        on_repeat: Callable[[], None],
+        follow: Callable[[Command, Order, Waiter], T],
+    ) -> T:
+        self.guard.check_line(order.request.line, cwd=order.request.cwd or "/")
+        command = self._new_command(principal, view, order, request_id)
+        if idempotency_key is None:
+            return self._deliver(view, command, order, together_with=(), on_repeat=on_repeat, follow=follow)
+        key = _digest(idempotency_key)
+        reservation = self._reserve(command, order, key)
+        command = replace(command, id=reservation.command_id)
+        if reservation.recorded:
+            return self._repeat(command, order, on_repeat, follow)
+        mark = idempotency.mark_recorded(command.account, command.vmid, key)
+        return self._deliver(view, command, order, together_with=(mark,), on_repeat=on_repeat, follow=follow)
 
     def _new_command(self, principal: Principal, view: VmView, order: Order, request_id: str) -> Command:
         created_at = self.clock()
@@ -250,9 +333,11 @@ class Commands:
         view: VmView,
         command: Command,
         order: Order,
+        *,
         together_with: tuple[Call[bool], ...],
         on_repeat: Callable[[], None],
-    ) -> Command:
+        follow: Callable[[Command, Order, Waiter], T],
+    ) -> T:
         """Hand a command over that nobody had recorded a moment ago.
 
         Raises:
@@ -274,18 +359,34 @@ class Commands:
             except StoreUnavailableError as exc:
                 raise StartUnknownError(_STORE_LOST) from exc
             if not created:  # an equal request was quicker
-                return self._repeat(command, order, on_repeat)
-            return self._await_pid(command.id, order, woken)
+                return self._repeat(command, order, on_repeat, follow)
+            return follow(command, order, woken)
 
-    def _repeat(self, command: Command, order: Order, on_repeat: Callable[[], None]) -> Command:
+    def _repeat(
+        self,
+        command: Command,
+        order: Order,
+        on_repeat: Callable[[], None],
+        follow: Callable[[Command, Order, Waiter], T],
+    ) -> T:
         on_repeat()
         with self.wakeups.expect(command.id) as woken:
             woken.set()  # what was told of it before has woken nobody here
-            return self._await_pid(command.id, order, woken)
+            return follow(command, order, woken)
 
-    def _await_pid(self, command_id: str, order: Order, woken: threading.Event) -> Command:
-        timeout_s = self._deliver_within_s(order) + REPLY_GRACE_S
-        started = wait(woken, timeout_s, lambda: self._find_started(command_id, order))
+    def _await_pid(self, command: Command, order: Order, woken: Waiter) -> Command:
+        """Wait until a command has its pid, which mostly comes with the news.
+
+        Raises:
+            StartUnknownError: No news of it came; or, of its sisters, the one that tells why it got none.
+        """
+
+        def look() -> Command | None:
+            if woken.pid is not None:
+                return replace(command, pid=woken.pid, state=CommandState.RUNNING)  # its end isn't told without output
+            return self._find_started(command.id, order)
+
+        started = wait(woken, self._deliver_within_s(order) + REPLY_GRACE_S, look)
         if started is None:
             raise StartUnknownError(_NO_REPLY)
         return started
@@ -319,18 +420,6 @@ class Commands:
     def _find_ended(self, command_id: str) -> Command | None:
         command = self._get(command_id)
         return command if command.state.ended else None
-
-
-def _shown(principal: Principal, view: VmView | None, result: Result | None) -> tuple[VmView, Result]:
-    """Let a principal see what was read.
-
-    Raises:
-        NotFoundError: Nothing was read, or it belongs to another account.
-    """
-    known = owned(principal, view)
-    if result is None or result.command.account != principal.account:
-        raise NotFoundError("Command")
-    return known, result
 
 
 def _insist_on_running(view: VmView, order: Order) -> None:

@@ -15,8 +15,8 @@ from app.core.queues import queue_name
 from app.core.store import Call
 from app.inventory import VmView
 
-RQ_RESULT_TTL_S = 60
-"""The records hold every result; RQ keeps its own trace this long, for ``rq info``."""
+RQ_RESULT_TTL_S = 0
+"""The records hold every result; of what went well RQ keeps the count only."""
 RQ_FAILURE_TTL_S = 24 * 3600
 
 

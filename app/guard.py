@@ -10,6 +10,7 @@ It deliberately knows nothing of shell syntax (``app.shell_line``), of what a ru
 who asks, of VMs and records, and of HTTP.
 """
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,10 @@ _MOST_COMMANDS = 5000
 _NESTED_CHARS = 16_384
 """What may be read of lines within a line, beyond twice its length: ``eval eval eval …`` would be read again."""
 
+_REMEMBERED_LINES = 1024
+_REMEMBERED_CHARS = 1024
+"""Short lines that were let pass, for pipelines that run the same ones again and again."""
+
 
 class Guard:
     """Holds commands against the rules. Immutable after its making: one serves all threads."""
@@ -35,6 +40,7 @@ class Guard:
         self._runners = runners
         self._shells = shells
         self._by_program = {name: _fitting(rules, name) for rule in rules for name in rule.programs}
+        self._check_short = functools.lru_cache(_REMEMBERED_LINES)(self._check_one)
         self._of_many_programs = [rule for rule in rules if not rule.programs or "*" in "".join(rule.programs)]
 
     @classmethod
@@ -57,7 +63,8 @@ class Guard:
         Raises:
             CommandBlockedError: A rule blocks the line.
         """
-        self._check_lines([(command, cwd)])
+        check = self._check_short if len(command) <= _REMEMBERED_CHARS else self._check_one
+        check(command, cwd)
 
     def check_argv(self, argv: Sequence[str], *, cwd: str = "/") -> None:
         """Refuse a catastrophic program with its arguments, started without a shell.
@@ -66,6 +73,9 @@ class Guard:
             CommandBlockedError: A rule blocks the program, or the shell line it carries (``sh -c …``).
         """
         self._check_lines(self._check(SimpleCommand(cwd, list(argv))))
+
+    def _check_one(self, command: str, cwd: str) -> None:
+        self._check_lines([(command, cwd)])
 
     def _check_lines(self, lines: list[tuple[str, str]]) -> None:
         """Check lines, and the lines within them, until all are read or no one sane would nest so much."""

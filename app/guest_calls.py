@@ -4,7 +4,6 @@ Knows records and their waits. Doesn't know HTTP, nor the agent's RPCs, and neve
 """
 
 import math
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,7 +25,7 @@ from app.core.store import Store, guest_calls
 from app.dispatch import Dispatch, insist_on_node
 from app.inventory import VmView
 from app.settings import WebSettings
-from app.wakeups import Wakeups, wait
+from app.wakeups import Waiter, Wakeups, wait
 
 REPLY_GRACE_S = 10.0
 """How much longer than the delivery deadline the outcome of a claimed call is waited for."""
@@ -163,7 +162,7 @@ class GuestCalls:
                 raise
             raise GuestCallUnknownError(TASKS[call.action], _STORE_LOST) from exc
 
-    def _await_value(self, call: GuestCall, woken: threading.Event, patience: Patience) -> dict[str, Any]:
+    def _await_value(self, call: GuestCall, woken: Waiter, patience: Patience) -> dict[str, Any]:
         ended = wait(woken, patience.deliver_s + patience.reply_s, lambda: self._find_ended(call.id))
         if ended is not None:
             return _value(ended)

@@ -32,24 +32,36 @@ The Redis client sends them, one each ``_LISTEN_S``, once nothing has come for i
 """
 
 
+class Waiter(threading.Event):
+    """Set whenever a record may have changed.
+
+    Attributes:
+        told: The state that came with the latest news; empty where none came.
+        pid: The guest pid that came with them, if one did.
+    """
+
+    told: str = ""
+    pid: int | None = None
+
+
 class Wakeups:
     """Wakes threads whose record has changed."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._lock = threading.Lock()
-        self._waiters: dict[str, set[threading.Event]] = {}
+        self._waiters: dict[str, set[Waiter]] = {}
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
 
     @contextmanager
-    def expect(self, record_id: str) -> Iterator[threading.Event]:
+    def expect(self, record_id: str) -> Iterator[Waiter]:
         """Give an event that is set whenever the record may have changed, for as long as the block runs.
 
         Many may wait for one record; each has its own event. To miss nothing, enter the block before anybody can
         change the record, or read the record after entering it.
         """
-        event = threading.Event()
+        event = Waiter()
         with self._lock:
             self._waiters.setdefault(record_id, set()).add(event)
             self._ensure_listener()
@@ -64,7 +76,7 @@ class Wakeups:
         if self._thread is not None:
             self._thread.join()
 
-    def _forget(self, record_id: str, event: threading.Event) -> None:
+    def _forget(self, record_id: str, event: Waiter) -> None:
         with self._lock:
             events = self._waiters[record_id]
             events.remove(event)
@@ -95,11 +107,12 @@ class Wakeups:
                 if message is not None and message["type"] == "subscribe":
                     self._wake_all()
                 elif message is not None and message["type"] == "message":
-                    self._wake(message["data"].decode())
+                    self._wake(*message["data"].decode().split(" "))
 
-    def _wake(self, record_id: str) -> None:
+    def _wake(self, record_id: str, state: str = "", pid: str = "") -> None:
         with self._lock:
             for event in self._waiters.get(record_id, ()):
+                event.told, event.pid = state, int(pid) if pid else None
                 event.set()
 
     def _wake_all(self) -> None:
@@ -107,11 +120,12 @@ class Wakeups:
         with self._lock:
             for events in self._waiters.values():
                 for event in events:
+                    event.told, event.pid = "", None
                     event.set()
 
 
 def wait(
-    woken: threading.Event, timeout_s: float, look: Callable[[], T | None], *, reread_s: float = REREAD_S
+    woken: Waiter, timeout_s: float, look: Callable[[], T | None], *, reread_s: float = REREAD_S, not_for: str = ""
 ) -> T | None:
     """Look at a record after every wake-up and at the end, until there is something to see.
 
@@ -122,14 +136,17 @@ def wait(
         timeout_s: How long to wait at most.
         look: Reads the record; ``None`` goes on waiting.
         reread_s: How often to look at least, whatever wake-ups come.
+        not_for: A state that isn't worth a look.
 
     Returns:
         What ``look`` saw, ``None`` if it saw nothing in time.
     """
     deadline_s = time.monotonic() + timeout_s
     while (left_s := deadline_s - time.monotonic()) > 0:
-        woken.wait(min(reread_s, left_s))
-        woken.clear()
+        was_woken = woken.wait(min(reread_s, left_s))
+        woken.clear()  # before anything is read: what is told from now on is news again
+        if was_woken and not_for and woken.told == not_for:
+            continue
         try:
             seen = look()
         except StoreUnavailableError:

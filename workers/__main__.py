@@ -101,7 +101,7 @@ class _Parts:
         )
 
 
-def _build(settings: WorkerSettings, redis_store: store.AsyncStore) -> _Parts:
+def _build(settings: WorkerSettings, redis_store: store.AsyncStore, source: redis.asyncio.Redis) -> _Parts:
     outcomes = Outcomes(
         redis_store,
         Spool(settings.spool_dir),
@@ -145,6 +145,7 @@ def _build(settings: WorkerSettings, redis_store: store.AsyncStore) -> _Parts:
             queue_name(settings.node_name),
             name=worker_name(settings.node_name),
             connection=_blocking_redis(settings),
+            source=source,
             jobs=job_table(starter, watcher, runner, guest_calls),
         ),
     )
@@ -159,8 +160,10 @@ async def _run(settings: WorkerSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with _store(settings) as redis_store:
-        parts = _build(settings, redis_store)
+    wait_s = DEQUEUE_TIMEOUT_S  # the queue's source waits in Redis, and never asks twice: what it took would be lost
+    async with _redis(settings, tries=2) as client, _redis(settings, tries=1, wait_s=wait_s) as source:
+        redis_store = store.AsyncStore(client)
+        parts = _build(settings, redis_store, source)
         await parts.presence.take_node(parts.describe_node())
         try:
             await _serve(parts, stop)
@@ -220,18 +223,18 @@ async def _sweep(adopter: Adopter) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _store(settings: WorkerSettings) -> AsyncIterator[store.AsyncStore]:
+async def _redis(settings: WorkerSettings, *, tries: int, wait_s: float = 0) -> AsyncIterator[redis.asyncio.Redis]:
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         settings.redis_url,
         max_connections=_REDIS_CONNECTIONS,
         timeout=settings.redis_timeout_s,
-        socket_timeout=settings.redis_timeout_s,
+        socket_timeout=wait_s + settings.redis_timeout_s,
         socket_connect_timeout=settings.redis_timeout_s,
-        retry=AsyncRetry(NoBackoff(), 1),
+        retry=AsyncRetry(NoBackoff(), tries - 1),
     )
     client = redis.asyncio.Redis(connection_pool=pool)
     try:
-        yield store.AsyncStore(client)
+        yield client
     finally:
         await client.aclose()
         await pool.aclose()
@@ -240,8 +243,7 @@ async def _store(settings: WorkerSettings) -> AsyncIterator[store.AsyncStore]:
 def _blocking_redis(settings: WorkerSettings) -> "redis.Redis":
     return redis.Redis.from_url(
         settings.redis_url,
-        # Longer than it waits for a job. A connection that has died without a word must not be waited on for ever.
-        socket_timeout=DEQUEUE_TIMEOUT_S + settings.redis_timeout_s,
+        socket_timeout=settings.redis_timeout_s,
         socket_connect_timeout=settings.redis_timeout_s,
         retry=Retry(NoBackoff(), 1),
     )

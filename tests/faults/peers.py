@@ -256,7 +256,7 @@ class Customer:
         assert command.pid is not None, command
         found = self.store.run(commands.read_result(command.vmid, command.pid))
         assert found is not None
-        return found
+        return found if found.whole else self.store.run(commands.fetch_output(found))
 
     def run(self, vmid: int, line: str, timeout_s: float = 30) -> Result:
         """Run a command to its end."""

@@ -2,11 +2,11 @@
 
 import hashlib
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import redis
+import zstandard
 
 from app.core.records import Command
 from app.core.store import Store, commands
@@ -41,7 +41,7 @@ def _read(client: redis.Redis) -> Iterator[Record]:
 
 def _output(client: redis.Redis, key: str) -> bytes:
     stored = client.get(key)
-    return zlib.decompress(stored) if isinstance(stored, bytes) else b""
+    return zstandard.ZstdDecompressor().decompress(stored) if isinstance(stored, bytes) else b""
 
 
 def list_open(client: redis.Redis, node: str) -> tuple[str, ...]:

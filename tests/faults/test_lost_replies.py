@@ -19,7 +19,7 @@ from app.core.errors import StoreUnavailableError
 from app.core.queues import RUN_JOB, START_COMMAND
 from app.core.records import Command, CommandRequest, CommandStart, CommandState, Job, JobKind, JobState
 from lab.fake_agent import FakeAgent
-from workers.__main__ import _build, _Parts, _store
+from workers.__main__ import _build, _Parts, _redis
 from workers.settings import WorkerSettings
 
 VMID = 10001
@@ -129,8 +129,8 @@ async def working(
     """Let a worker live on a spoilt store; its end is that of a killed one."""
     environ = {"REDIS_URL": redis_url, "VM_DIR": str(folder), "SPOOL_DIR": str(folder / "spool"), "NODE_NAME": NODE}
     settings = env.load(WorkerSettings, environ)
-    async with FakeAgent(folder / "agent") as agent, _store(settings) as whole:
-        parts = _build(settings, spoil(whole))
+    async with FakeAgent(folder / "agent") as agent, _redis(settings, tries=2) as client:
+        parts = _build(settings, spoil(store.AsyncStore(client)), client)
         await parts.registry.scan()
         delivering = asyncio.create_task(parts.outcomes.deliver_later())
         worker = Worker(redis_url, parts)

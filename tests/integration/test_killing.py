@@ -85,7 +85,7 @@ class Node:
             while True:
                 result = await self.store.run(store.commands.read_result(VMID, command.pid))
                 if result.command.state.ended:
-                    return result
+                    return result if result.whole else await self.store.run(store.commands.fetch_output(result))
                 await asyncio.sleep(0.01)
 
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import DefaultSerializer, JSONSerializer
@@ -64,10 +67,18 @@ def books(redis_url: str) -> Iterator[Books]:
 
 
 @contextlib.asynccontextmanager
+async def connections(url: str) -> AsyncIterator[tuple[redis.Redis, redis.asyncio.Redis]]:
+    source = redis.asyncio.Redis.from_url(url, retry=Retry(NoBackoff(), 0))
+    with redis.Redis.from_url(url) as connection:
+        yield connection, source
+    await source.aclose()
+
+
+@contextlib.asynccontextmanager
 async def serving(url: str, jobs: Mapping[str, Coroutine], name: str = "n1@here:1") -> AsyncIterator[NodeWorker]:
     stop = asyncio.Event()
-    with redis.Redis.from_url(url) as connection:
-        worker = NodeWorker(QUEUE, name=name, connection=connection, jobs=jobs)
+    async with connections(url) as (connection, source):
+        worker = NodeWorker(QUEUE, name=name, connection=connection, source=source, jobs=jobs)
         task = asyncio.create_task(worker.serve(stop))
         try:
             yield worker
@@ -206,9 +217,9 @@ async def test_what_a_dead_worker_took_and_never_began_is_taken_again(redis_url:
 
 
 async def test_a_dead_worker_of_the_queue_is_struck_off(redis_url: str, books: Books) -> None:
-    with redis.Redis.from_url(redis_url) as connection:
-        NodeWorker(QUEUE, name="n1@dead:1", connection=connection, jobs={})._register()
-        NodeWorker("node-n2", name="n2@other:1", connection=connection, jobs={})._register()
+    async with connections(redis_url) as (connection, source):
+        for queue, name in (QUEUE, "n1@dead:1"), ("node-n2", "n2@other:1"):
+            NodeWorker(queue, name=name, connection=connection, source=source, jobs={})._register()
         assert books.workers() == ["n1@dead:1"]
         async with serving(redis_url, {}, name="n1@here:2"):
             await until(lambda: books.workers() == ["n1@here:2"])
@@ -227,13 +238,13 @@ async def test_a_worker_that_stops_beating_is_forgotten(redis_url: str, books: B
 
 async def test_stopping_waits_for_what_is_under_way_and_takes_nothing_new(redis_url: str, books: Books) -> None:
     gate, stop = Gate(), asyncio.Event()
-    with redis.Redis.from_url(redis_url) as connection:
-        worker = NodeWorker(QUEUE, name="n1@here:1", connection=connection, jobs={"enter": gate.enter})
+    async with connections(redis_url) as (connection, source):
+        jobs = {"enter": gate.enter}
+        worker = NodeWorker(QUEUE, name="n1@here:1", connection=connection, source=source, jobs=jobs)
         serve = asyncio.create_task(worker.serve(stop))
         job = books.enqueue("enter", "early")
         await until(lambda: gate.entered == ["early"])
         stop.set()
-        await until(worker._stopping.is_set)
         late: list[Job] = []
         for _ in range(2):  # one may still be taken by the read that is under way
             late.append(books.enqueue("enter", "late"))

@@ -24,7 +24,7 @@ from lab.fake_agent import FakeAgent
 from lab.fake_agent.exchange import Exchange, Honest
 from lab.fake_agent.misbehaviour import Late, Mute, Script
 from tests.conftest import RedisServer
-from workers.__main__ import _build, _Parts, _store
+from workers.__main__ import _build, _Parts, _redis
 from workers.settings import WorkerSettings
 from workers.vms.vm import Vm
 
@@ -75,7 +75,8 @@ class Records:
         result = self.store.run(store.commands.read_result(VMID, command.pid))
         assert result is not None
         assert result.command.id == command.id
-        return result.stdout
+        whole = result if result.whole else self.store.run(store.commands.fetch_output(result))
+        return whole.stdout
 
 
 class Worker:
@@ -111,8 +112,8 @@ async def working(folder: Path, redis_url: str) -> AsyncIterator[Worker]:
     environ = {"REDIS_URL": redis_url, "VM_DIR": str(folder), "SPOOL_DIR": str(folder / "spool"), "NODE_NAME": NODE}
     quick = {"REDIS_TIMEOUT_S": "1", "AGENT_SYNC_TIMEOUT_S": "1", "AGENT_RPC_TIMEOUT_S": "1.5", "AGENT_PROBE_S": "0.1"}
     settings = env.load(WorkerSettings, environ | quick)
-    async with _store(settings) as redis_store:
-        parts = _build(settings, redis_store)
+    async with _redis(settings, tries=2) as client:
+        parts = _build(settings, store.AsyncStore(client), client)
         await parts.registry.scan()
         delivering = asyncio.create_task(parts.outcomes.deliver_later())
         try:

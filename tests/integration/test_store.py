@@ -1,5 +1,6 @@
 """Every operation of the store against a real Redis, from threads and from an event loop."""
 
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -150,6 +151,35 @@ class TestCommands:
         assert store.run(commands.read_result(10001, 42)) is None
         assert store.run(commands.list_open("n1")) == ("c1",)
 
+    def test_bulky_output_goes_ahead_and_is_fetched_apart(self, store: Store, client: redis.Redis):
+        create(store)
+        start(store)
+        out, err = secrets.token_bytes(200_000), secrets.token_bytes(100_000)
+        end = ended(CommandState.EXITED, exit_code=0, stdout=out, stderr=err)
+        calls = commands.end_in_parts("c1", end, ttl_s=60)
+        assert len(calls) == 3
+        for call in calls[:2]:
+            store.run(call)
+        before = store.run(commands.read_result(10000, 42))
+        assert (before.command.state, before.stdout, before.whole) == (CommandState.RUNNING, b"", True)
+        store.run(calls[2])
+        after = store.run(commands.read_result(10000, 42))
+        assert (after.command.state, after.stdout, after.whole) == (CommandState.EXITED, b"", False)
+        whole = store.run(commands.fetch_output(after))
+        assert (whole.stdout, whole.stderr, whole.whole) == (out, err, True)
+        assert 0 < client.ttl("ownup:cmd:c1:out") <= 60
+
+    def test_bulky_output_of_a_command_that_has_ended_otherwise_is_dropped(self, store: Store, client: redis.Redis):
+        create(store)
+        start(store)
+        store.run(commands.end("c1", ended(CommandState.LOST), ttl_s=60))
+        late = ended(CommandState.EXITED, exit_code=0, stdout=secrets.token_bytes(200_000))
+        ahead, move = commands.end_in_parts("c1", late, ttl_s=60)
+        store.run(ahead)
+        with pytest.raises(IllegalMoveError):
+            store.run(move)
+        assert not list(client.scan_iter("ownup:cmd:c1:out*"))
+
     def test_ended_command_keeps_its_output_for_its_time(self, store: Store, client: redis.Redis):
         create(store)
         start(store)
@@ -157,7 +187,7 @@ class TestCommands:
         end = ended(CommandState.EXITED, exit_code=7, stdout=output, stderr=b"x", out_truncated=True, message="m")
         store.run(commands.end("c1", end, ttl_s=60))
         result = store.run(commands.read_result(10000, 42))
-        assert (result.stdout, result.stderr) == (output, b"x")
+        assert (result.stdout, result.stderr, result.whole) == (output, b"x", True)
         command = result.command
         assert (command.exit_code, command.signal, command.ended_at, command.message) == (7, None, NOW, "m")
         assert (command.out_truncated, command.err_truncated) == (True, False)
@@ -214,7 +244,7 @@ class TestCommands:
             start(store)
             store.run(commands.end("c1", ended(CommandState.LOST), ttl_s=60))
             messages = [subscription.get_message(timeout=5) for _ in range(2)]
-            assert [message["data"] for message in messages if message] == [b"c1", b"c1"]
+            assert [message["data"] for message in messages if message] == [b"c1 running 42", b"c1 lost 42"]
             assert subscription.get_message(timeout=0.05) is None
 
     def test_id_is_taken_once(self, store: Store):

@@ -62,7 +62,7 @@ class TestStart:
         command = web.store.run(commands.read_result(10000, 1)).command
         assert (job.func_name, job.args, job.kwargs) == (START_COMMAND, [command.id, 10000], {})
         assert job.description == "start_command"
-        assert (job.result_ttl, job.failure_ttl, job.ttl, job.retries_left) == (60, 86400, None, None)
+        assert (job.result_ttl, job.failure_ttl, job.ttl, job.retries_left) == (0, 86400, None, None)
         assert not any(b"secret" in value for value in web.client.hgetall(job.key).values())
 
     def test_record_says_who_asked(self, web: Web, redis_url: str):
@@ -324,7 +324,7 @@ class TestResult:
         before = calls(web.client)
         web.get(f"{EXEC}?pid=150476")
         spent = {name: calls(web.client).get(name, 0) - before.get(name, 0) for name in ("eval", "exec", "ping")}
-        assert spent == {"eval": 2, "exec": 0, "ping": 0}
+        assert spent == {"eval": 1, "exec": 0, "ping": 0}
 
     def test_earlier_owners_commands_are_not_shown_to_the_next_one(self, web: Web, redis_url: str):
         run(web, redis_url)

@@ -1,6 +1,7 @@
 """Every row of bad input gets its 4xx in the five-field error body, with details that name the field."""
 
 import json
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -71,6 +72,17 @@ class TestKeys:
             web.http.open(path, method=method, headers={"X-API-Key": web.key}), 401, "UNAUTHORIZED"
         )
         assert "revoked" in message
+
+    def test_key_that_is_revoked_after_use_dies_within_two_seconds(self, web: Web, method: str, path: str):
+        def ask() -> int:
+            return web.http.open(path, method=method, headers={"X-API-Key": web.key}).status_code
+
+        assert ask() != 401
+        key = web.store.run(keys.find(web.key.split("_")[1]))
+        web.store.run(keys.save(replace(key, revoked_at=clock.now())))
+        deadline_s = time.monotonic() + 2
+        while ask() != 401:
+            assert time.monotonic() < deadline_s
 
     def test_key_without_scopes_that_count_is_403(self, web: Web, method: str, path: str):
         needed = {

@@ -319,8 +319,7 @@ class TestGet:
             for each in asking:
                 assert each.data == EXITED
 
-        per_waiter = ("vm", "result")
-        assert spent_by(web, finish, "eval") == {"eval": 1 + 20 * len(per_waiter)}
+        assert spent_by(web, finish, "eval") == {"eval": 1 + 20}
         assert waiters(web) == 0
 
     def test_record_that_is_forgotten_meanwhile_is_404(self, web: Web, redis_url: str):

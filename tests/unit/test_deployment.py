@@ -55,7 +55,8 @@ def imported_modules(path: Path) -> Iterator[str]:
 def test_every_job_the_web_half_can_name_is_one_the_worker_knows_and_no_other(tmp_path: Path) -> None:
     named = {value for name, value in vars(queues).items() if name.isupper()}
     settings = env.load(WorkerSettings, {"SPOOL_DIR": str(tmp_path), "NODE_NAME": "n7"})
-    parts = _build(settings, store.AsyncStore(redis.asyncio.Redis()))
+    client = redis.asyncio.Redis()
+    parts = _build(settings, store.AsyncStore(client), client)
     assert set(parts.rq_worker._jobs) == named
     assert parts.rq_worker.queue_names() == [queue_name("n7")] == ["node-n7"]
 

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 from app.core import store
@@ -83,12 +83,12 @@ class Outcomes:
         else:
             self._spool.put(command_id, end)
         _log.info("command_ended", extra={"command_id": command_id, "state": end.state, "exit_code": end.exit_code})
-        call = None if large else store.commands.end(command_id, end, ttl_s=self._ttl_s)
+        calls = None if large else [store.commands.end(command_id, end, ttl_s=self._ttl_s)]
         del end  # a large one is let go until it is its turn: many that wait must not fill the memory
         if after is not None:
             await after
         try:
-            await (self._deliver(command_id, call) if call else self._deliver_spooled(command_id))
+            await (self._deliver(command_id, calls) if calls else self._deliver_spooled(command_id))
         except StoreUnavailableError:
             self._left.set()
 
@@ -121,13 +121,14 @@ class Outcomes:
         async with self._large:
             end = await asyncio.to_thread(self._spool.get, command_id)
             if end is not None:
-                call = await asyncio.to_thread(store.commands.end, command_id, end, ttl_s=self._ttl_s)
-                await self._deliver(command_id, call)
+                calls = await asyncio.to_thread(store.commands.end_in_parts, command_id, end, ttl_s=self._ttl_s)
+                await self._deliver(command_id, calls)
 
-    async def _deliver(self, command_id: str, call: store.Call[None]) -> None:
+    async def _deliver(self, command_id: str, calls: Sequence[store.Call[None]]) -> None:
         # A record that can't move is one that Redis has already: this result was delivered before, or told too late.
         with contextlib.suppress(IllegalMoveError):
-            await self._store.run(call)
+            for call in calls:
+                await self._store.run(call)
         self._spool.remove(command_id)
 
     def _cut(self, end: CommandEnd) -> CommandEnd:

@@ -9,7 +9,7 @@ key                             type   holds
 =============================== ====== =====================================================================
 ``ownup:cmd:<id>``              hash   a ``Command``
 ``ownup:cmd:<id>:request``      hash   its ``CommandRequest``; removed when the command has ended
-``ownup:cmd:<id>:out``/``:err`` string its output, zlib-compressed
+``ownup:cmd:<id>:out``/``:err`` string its output, compressed by zstd; ``…:new`` until the record says that it ended
 ``ownup:pid:<vmid>:<pid>``      string id of the latest command that got this pid
 ``ownup:vm:<vmid>``             hash   a ``Vm``
 ``ownup:vm:<vmid>:pid``         string guest pid of the VM's latest command
@@ -31,7 +31,7 @@ key                             type   holds
 ``ownup:keys``                  set    ids of all API keys
 ``ownup:token:<sha>``           hash   a ``Token``, by the digest of what its owner shows; expires
 ``ownup:idem:<a>:<vmid>:<sha>`` hash   what an ``Idempotency-Key`` stands for
-``ownup:wake`` (channel)               ids of commands, jobs and guest calls whose record has just changed
+``ownup:wake`` (channel)               ids of records that have just changed; a command's with its state and pid
 =============================== ====== =====================================================================
 """
 

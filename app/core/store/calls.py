@@ -1,12 +1,11 @@
 """What an operation on the store is, and the two ways to run one: from threads and from an event loop."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import redis
 import redis.asyncio
@@ -17,6 +16,8 @@ from app.core.errors import StoreUnavailableError
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+Args = tuple[str | bytes | int | float, ...]
 
 WAKE_CHANNEL = "ownup:wake"
 
@@ -30,7 +31,7 @@ class Call(Generic[T]):
         load: Makes the result from the raw reply.
     """
 
-    args: tuple[str | bytes | int | float, ...]
+    args: Args
     load: Callable[[Any], T]
 
 
@@ -48,7 +49,7 @@ class Store:
         """
         try:
             return call.load(self._client.execute_command(*call.args))  # type: ignore[no-untyped-call]
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as exc:
+        except _AWAY as exc:
             raise StoreUnavailableError from exc
 
     def run_both(self, first: Call[T], second: Call[U]) -> tuple[T, U]:
@@ -57,21 +58,16 @@ class Store:
         Raises:
             StoreUnavailableError: Redis is away, or still loading.
         """
-        try:
-            with self._client.pipeline(transaction=False) as pipe:
-                pipe.execute_command(*first.args)  # type: ignore[no-untyped-call]
-                pipe.execute_command(*second.args)  # type: ignore[no-untyped-call]
-                replies = pipe.execute()
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as exc:
-            raise StoreUnavailableError from exc
-        return first.load(replies[0]), second.load(replies[1])
+        return self.run(both(first, second))
 
 
 class AsyncStore:
-    """Runs calls on an asyncio Redis client."""
+    """Runs calls on an asyncio Redis client. Those that are made while others are under way travel together."""
 
     def __init__(self, client: "redis.asyncio.Redis") -> None:
         self._client = client
+        self._waiting: list[_Passenger] = []
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def run(self, call: Call[T]) -> T:
         """Run one call.
@@ -79,31 +75,66 @@ class AsyncStore:
         Raises:
             StoreUnavailableError: Redis is away, or still loading.
         """
+        passenger = call, asyncio.get_running_loop().create_future()
+        if _is_bulky(call):
+            self._depart([passenger])
+        else:
+            self._waiting.append(passenger)
+            if len(self._under_way) < _TRIPS_AT_ONCE:
+                self._depart(None)
+        return call.load(await passenger[1])
+
+    def _depart(self, passengers: "list[_Passenger] | None") -> None:
+        trip = asyncio.create_task(self._travel(passengers))
+        self._under_way.add(trip)
+        trip.add_done_callback(self._arrive)
+
+    def _arrive(self, trip: "asyncio.Task[None]") -> None:
+        self._under_way.discard(trip)
+        if self._waiting and not trip.cancelled():
+            self._depart(None)
+
+    async def _travel(self, passengers: "list[_Passenger] | None") -> None:
+        """Run calls in one round trip: those given, or all that wait when it begins."""
+        if passengers is None:
+            passengers, self._waiting = self._waiting, []
+        replies: list[Any]
         try:
-            with _cancellation_kept():
-                reply = await cast("Awaitable[Any]", self._client.execute_command(*call.args))  # type: ignore[no-untyped-call]
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as exc:
-            raise StoreUnavailableError from exc
-        return call.load(reply)
+            replies = await self._ask([call.args for call, _ in passengers])
+        except Exception as exc:  # noqa: BLE001 - each caller gets it
+            replies = [exc for _ in passengers]
+        for (_, future), reply in zip(passengers, replies, strict=True):
+            if future.done():
+                continue  # its caller has gone
+            if isinstance(reply, _AWAY):
+                future.set_exception(_away(reply))
+            elif isinstance(reply, Exception):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+
+    async def _ask(self, commands: Sequence[Args]) -> list[Any]:
+        async with self._client.pipeline(transaction=False) as pipe:
+            for args in commands:
+                pipe.execute_command(*args)
+            return await pipe.execute(raise_on_error=False)
 
 
-@contextlib.contextmanager
-def _cancellation_kept() -> Iterator[None]:
-    """Cancel the task that was to be cancelled meanwhile, though the client lost that.
+_Passenger = tuple[Call[Any], "asyncio.Future[Any]"]
+_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 
-    It sends by ``asyncio.wait_for``, which before Python 3.12 forgets a cancellation that comes as the sending ends. A
-    task that writes again and again would never stop then.
+_TRIPS_AT_ONCE = 2
+_BULKY_BYTES = 64 * 1024
 
-    Raises:
-        CancelledError: The task was cancelled meanwhile.
-    """
-    task = asyncio.current_task()
-    asked_before = task.cancelling() if task is not None else 0
-    try:
-        yield
-    finally:
-        if task is not None and task.cancelling() > asked_before:
-            raise asyncio.CancelledError
+
+def _is_bulky(call: Call[Any]) -> bool:
+    return any(isinstance(part, bytes) and len(part) > _BULKY_BYTES for part in call.args)
+
+
+def _away(exc: Exception) -> StoreUnavailableError:
+    away = StoreUnavailableError()
+    away.__cause__ = exc
+    return away
 
 
 def ping() -> Call[None]:
@@ -123,6 +154,26 @@ NOW = "local t = redis.call('TIME'); local now = tonumber(t[1]) + tonumber(t[2])
 def script(text: str, *args: str | bytes | float, load: Callable[[Any], T]) -> Call[T]:
     """Make a call of a Lua script that finds its arguments in ``ARGV``."""
     return Call(("EVAL", text, 0, *args), load)
+
+
+def both(first: Call[T], second: Call[U]) -> Call[tuple[T, U]]:
+    """Make one call of two, carried out one after the other with nothing in between."""
+    (one, one_args), (other, other_args) = _as_script(first), _as_script(second)
+    text = _BOTH.format(one, other, count=len(one_args))
+    return script(text, *one_args, *other_args, load=lambda replies: (first.load(replies[0]), second.load(replies[1])))
+
+
+_BOTH = """
+local function first(ARGV) {} end
+local function second(ARGV) {} end
+return {{first({{unpack(ARGV, 1, {count})}}), second({{unpack(ARGV, {count} + 1)}})}}
+"""
+
+
+def _as_script(call: Call[Any]) -> tuple[str, Args]:
+    if call.args[0] == "EVAL":
+        return str(call.args[1]), call.args[3:]
+    return "return redis.call(unpack(ARGV))", call.args
 
 
 def flat(fields: Mapping[str, str]) -> str:

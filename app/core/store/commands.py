@@ -2,15 +2,16 @@
 
 import json
 import secrets
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import zstandard
+
 from app.core.codec import decode, encode
 from app.core.errors import IllegalMoveError
 from app.core.records import COMMAND_MOVES, Command, CommandEnd, CommandRequest, CommandStart, CommandState
-from app.core.store.calls import NOW, Call, flat, load_names, load_record, pairs, script
+from app.core.store.calls import NOW, Call, flat, load_names, load_record, nothing, pairs, script
 
 _CREATE = f"""
 {NOW}
@@ -36,7 +37,14 @@ _MOVE = """
 local cmd = 'ownup:cmd:' .. ARGV[1]
 local present = redis.call('HGET', cmd, 'state')
 local legal = cjson.decode(ARGV[2])
-if not present or not legal[present] then return present end
+if not present or not legal[present] then
+  redis.call('DEL', cmd .. ':out:new', cmd .. ':err:new')
+  return present
+end
+local function keep(key, output, ttl)
+  if output ~= '' then redis.call('SET', key, output, 'EX', ttl) end
+  if redis.call('EXISTS', key .. ':new') == 1 then redis.call('RENAME', key .. ':new', key) end
+end
 redis.call('HSET', cmd, unpack(cjson.decode(ARGV[3])))
 local now = redis.call('HMGET', cmd, 'state', 'vmid', 'pid', 'node')
 if now[1] == 'running' then
@@ -46,12 +54,12 @@ else
   local ttl = tonumber(ARGV[4])
   redis.call('DEL', cmd .. ':request')
   redis.call('EXPIRE', cmd, ttl)
-  if ARGV[5] ~= '' then redis.call('SET', cmd .. ':out', ARGV[5], 'EX', ttl) end
-  if ARGV[6] ~= '' then redis.call('SET', cmd .. ':err', ARGV[6], 'EX', ttl) end
+  keep(cmd .. ':out', ARGV[5], ttl)
+  keep(cmd .. ':err', ARGV[6], ttl)
   if now[3] then redis.call('EXPIRE', 'ownup:pid:' .. now[2] .. ':' .. now[3], ttl) end
   redis.call('SREM', 'ownup:node:' .. now[4] .. ':open', ARGV[1])
 end
-redis.call('PUBLISH', 'ownup:wake', ARGV[1])
+redis.call('PUBLISH', 'ownup:wake', ARGV[1] .. ' ' .. now[1] .. ' ' .. (now[3] or ''))
 return 1
 """
 
@@ -74,16 +82,27 @@ if present[1] == 'running' then redis.call('HSETNX', cmd, 'kill_requested_at', s
 return redis.call('HGETALL', cmd)
 """
 
-_READ_RESULT = """
-local id = redis.call('GET', 'ownup:pid:' .. ARGV[1] .. ':' .. ARGV[2])
-if not id then return false end
+_BULKY_BYTES = 64 * 1024
+"""More output than this, compressed, travels alone: what passes through a script is copied twice (8 MiB: 10 ms)."""
+
+_RESULT = f"""
+local function output(key)
+  local size = redis.call('STRLEN', key)
+  return size > {_BULKY_BYTES} and size or redis.call('GET', key)
+end
 local cmd = 'ownup:cmd:' .. id
-return {redis.call('HGETALL', cmd), redis.call('GET', cmd .. ':out'), redis.call('GET', cmd .. ':err')}
+return {{redis.call('HGETALL', cmd), output(cmd .. ':out'), output(cmd .. ':err')}}
 """
 
-_FIND_RESULT = """
-local cmd = 'ownup:cmd:' .. ARGV[1]
-return {redis.call('HGETALL', cmd), redis.call('GET', cmd .. ':out'), redis.call('GET', cmd .. ':err')}
+_READ_RESULT = f"""
+local id = redis.call('GET', 'ownup:pid:' .. ARGV[1] .. ':' .. ARGV[2])
+if not id then return false end
+{_RESULT}
+"""
+
+_FIND_RESULT = f"""
+local id = ARGV[1]
+{_RESULT}
 """
 
 
@@ -95,11 +114,13 @@ class Result:
         command: The record.
         stdout: Bytes of standard output.
         stderr: Bytes of standard error.
+        whole: Whether both are here; if not, ``fetch_output`` gets them.
     """
 
     command: Command
     stdout: bytes
     stderr: bytes
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +186,27 @@ def end(command_id: str, end: CommandEnd, *, ttl_s: int) -> Call[None]:
     Raises:
         IllegalMoveError: (when the reply is read) the end can't follow the present state.
     """
-    fields = {
+    out, err = _pack(end.stdout), _pack(end.stderr)
+    return _move(command_id, end.state, _end_fields(end), ttl_s=ttl_s, out=out, err=err)
+
+
+def end_in_parts(command_id: str, end: CommandEnd, *, ttl_s: int) -> list[Call[None]]:
+    """Do as ``end`` does, in several calls that must be run in this order: bulky output goes ahead.
+
+    Raises:
+        IllegalMoveError: As for ``end``; then what went ahead is gone again.
+    """
+    parts = {"out": _pack(end.stdout), "err": _pack(end.stderr)}
+    bulky = {stream: parts.pop(stream) for stream in list(parts) if len(parts[stream]) > _BULKY_BYTES}
+    ahead: list[Call[None]] = [
+        Call(("SET", f"ownup:cmd:{command_id}:{stream}:new", packed, "EX", ttl_s), nothing)
+        for stream, packed in bulky.items()
+    ]
+    return [*ahead, _move(command_id, end.state, _end_fields(end), ttl_s=ttl_s, **parts)]
+
+
+def _end_fields(end: CommandEnd) -> dict[str, Any]:
+    return {
         "state": end.state,
         "ended_at": end.ended_at,
         "exit_code": end.exit_code,
@@ -174,7 +215,6 @@ def end(command_id: str, end: CommandEnd, *, ttl_s: int) -> Call[None]:
         "err_truncated": end.err_truncated,
         "message": end.message,
     }
-    return _move(command_id, end.state, fields, ttl_s=ttl_s, out=_pack(end.stdout), err=_pack(end.stderr))
 
 
 def request_kill(vmid: int, pid: int, account: str) -> Call[Command | None]:
@@ -195,6 +235,16 @@ def read_result(vmid: int, pid: int) -> Call[Result | None]:
 def find_result(command_id: str) -> Call[Result | None]:
     """Read one command by its id, with its output. Unlike a pid, an id never comes to mean another command."""
     return script(_FIND_RESULT, command_id, load=_load_result)
+
+
+def fetch_output(result: Result) -> Call[Result]:
+    """Read the output of a command whose result was too bulky to come at once."""
+    cmd = f"ownup:cmd:{result.command.id}"
+
+    def load(reply: Any) -> Result:
+        return Result(result.command, _unpack(reply[0]), _unpack(reply[1]))
+
+    return Call(("MGET", f"{cmd}:out", f"{cmd}:err"), load)
 
 
 def list_open(node: str) -> Call[tuple[str, ...]]:
@@ -221,11 +271,11 @@ def _move(
 
 
 def _pack(output: bytes) -> bytes:
-    return zlib.compress(output, level=1) if output else b""
+    return zstandard.ZstdCompressor(level=1).compress(output) if output else b""
 
 
 def _unpack(stored: bytes | None) -> bytes:
-    return zlib.decompress(stored) if stored else b""
+    return zstandard.ZstdDecompressor().decompress(stored) if stored else b""
 
 
 def _load_claim(reply: Any) -> Claim | None:
@@ -237,4 +287,7 @@ def _load_claim(reply: Any) -> Claim | None:
 def _load_result(reply: Any) -> Result | None:
     if not reply or not reply[0]:
         return None
-    return Result(decode(Command, pairs(reply[0])), _unpack(reply[1]), _unpack(reply[2]))
+    command = decode(Command, pairs(reply[0]))
+    if isinstance(reply[1], int) or isinstance(reply[2], int):
+        return Result(command, b"", b"", whole=False)
+    return Result(command, _unpack(reply[1]), _unpack(reply[2]))

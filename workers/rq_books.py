@@ -1,0 +1,191 @@
+"""RQ's books of one node's queue: who works, what is under way, what has ended.
+
+Kept in batches, by a thread of its own: ``rq info`` shows what was true a moment ago (``_GATHER_S``), and what began
+and ended within one moment is booked once, as ended. Doesn't run anything, and takes nothing from a queue.
+"""
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import redis.client
+import redis.exceptions
+from rq import Queue
+from rq.executions import Execution
+from rq.job import Job
+from rq.utils import now
+from rq.worker import BaseWorker, WorkerStatus
+
+_log = logging.getLogger(__name__)
+
+REDIS_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+
+_GATHER_S = 0.02
+_HEARTBEAT_S = 5.0
+_LONG_JOB_S = 20.0
+_RECONNECT_S = 0.5
+
+
+@dataclass(eq=False, slots=True)
+class Taken:
+    """A job that was taken from the queue.
+
+    Attributes:
+        job: RQ's job.
+        began_at: When it was taken.
+        ended_at: When it was over, if it is.
+        error: Name of what it raised, if it failed.
+        execution: RQ's note that it is being executed, once that is booked.
+    """
+
+    job: Job
+    began_at: datetime = field(default_factory=now)
+    ended_at: datetime | None = None
+    error: str | None = None
+    execution: Execution | None = None
+
+
+class Books:
+    """Takes note at once and writes it down soon."""
+
+    def __init__(self, worker: BaseWorker, rq_queue: Queue) -> None:
+        self._worker = worker
+        self._queue = rq_queue
+        self._news: queue.SimpleQueue[Taken | None] = queue.SimpleQueue()
+        self._unbooked: set[str] = set()
+        self._under_way: set[Taken] = set()
+        self._busy = False
+        self._beaten_s = 0.0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="rq-books", daemon=True)
+
+    def open(self) -> None:
+        """Begin to keep them."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write down what has been noted, if Redis is there, and end."""
+        self._closing.set()
+        self._news.put(None)
+        self._thread.join()
+
+    def note_taken(self, taken: Taken) -> None:
+        """Note that a job was taken: it stands in the intermediate queue until that is booked."""
+        self._unbooked.add(taken.job.id)
+        self._news.put(taken)
+
+    def note_end(self, taken: Taken, error: str | None) -> None:
+        """Note that a job is over, and the name of what it raised if it failed."""
+        taken.error, taken.ended_at = error, now()
+        self._news.put(taken)
+
+    def knows(self, job_id: str) -> bool:
+        """Tell whether a job in the intermediate queue is one that was taken and just isn't booked yet."""
+        return job_id in self._unbooked
+
+    def _keep(self) -> None:
+        while not (self._closing.is_set() and self._news.empty()):
+            batch = self._gather()
+            while not self._try_book(batch):
+                if self._closing.wait(_RECONNECT_S):
+                    return
+
+    def _gather(self) -> list[Taken]:
+        """Wait for news, and a little for what comes along with it."""
+        news: list[Taken | None] = []
+        with contextlib.suppress(queue.Empty):
+            news.append(self._news.get(timeout=_HEARTBEAT_S))
+            self._closing.wait(_GATHER_S)
+            while True:
+                news.append(self._news.get_nowait())
+        return [taken for taken in dict.fromkeys(news) if taken is not None]
+
+    def _try_book(self, batch: list[Taken]) -> bool:
+        try:
+            self._book(batch)
+            self._beat()
+        except REDIS_AWAY:
+            return False
+        except Exception:  # noqa: BLE001 - what can't be booked must not end the bookkeeping
+            _log.exception("rq_bookkeeping_failed")
+        return True
+
+    def _book(self, news: Iterable[Taken]) -> None:
+        batch = [(taken, taken.ended_at is not None) for taken in news]  # it may end while it is being booked
+        started: list[tuple[Taken, Execution]] = []
+        with self._worker.connection.pipeline() as pipe:
+            for taken, ended in batch:
+                if taken.execution is None:
+                    pipe.lrem(self._queue.intermediate_queue_key, 1, taken.job.id)
+                if not ended or taken.error is not None:
+                    started += self._book_start(taken, pipe)
+                elif taken.ended_at is not None:
+                    self._book_success(taken, taken.ended_at, pipe)
+            pipe.execute()
+        for taken, execution in started:
+            taken.execution = execution
+        for taken, ended in batch:
+            if ended and taken.error is not None:
+                self._book_failure(taken, taken.error)
+        self._unbooked -= {taken.job.id for taken, _ in batch}
+        self._under_way |= {taken for taken, ended in batch if not ended}
+        self._under_way -= {taken for taken, ended in batch if ended}
+        self._tell_state()
+
+    def _book_start(self, taken: Taken, pipe: redis.client.Pipeline) -> list[tuple[Taken, Execution]]:
+        if taken.execution is not None:
+            return []
+        job, ttl_s = taken.job, self._worker.get_heartbeat_ttl(taken.job)
+        execution = Execution.create(job, ttl_s, pipeline=pipe, worker_name=self._worker.name)
+        job.prepare_for_execution(self._worker.name, pipeline=pipe)
+        job.started_at = taken.began_at
+        pipe.persist(job.key)
+        return [(taken, execution)]
+
+    def _book_success(self, taken: Taken, ended_at: datetime, pipe: redis.client.Pipeline) -> None:
+        job, execution = taken.job, taken.execution
+        job.started_at, job.ended_at = taken.began_at, ended_at
+        self._worker.increment_successful_job_count(pipeline=pipe)
+        self._worker.increment_total_working_time(ended_at - taken.began_at, pipe)
+        ttl_s = job.get_result_ttl(self._worker.default_result_ttl)
+        if ttl_s == 0:
+            # Not by RQ's Job.delete: it would ask Redis which registries the job is in.
+            pipe.delete(job.key, job.dependents_key, job.dependencies_key)
+        else:
+            job._handle_success(  # noqa: SLF001 - what RQ's own workers call
+                ttl_s,
+                pipeline=pipe,
+                worker_name=self._worker.name,
+                execution_id=execution.id if execution else None,
+                execution_started_at=taken.began_at,
+                execution_ended_at=ended_at,
+            )
+            job.cleanup(ttl_s, pipeline=pipe, remove_from_queue=False)
+        if execution is not None:
+            execution.delete(job, pipeline=pipe)
+
+    def _book_failure(self, taken: Taken, error: str) -> None:
+        job = taken.job
+        job.started_at, job.ended_at = taken.began_at, taken.ended_at
+        self._worker.handle_job_failure(job, self._queue, exc_string=error, execution=taken.execution)
+
+    def _tell_state(self) -> None:
+        if self._busy != bool(self._under_way):
+            self._busy = bool(self._under_way)
+            self._worker.set_state(WorkerStatus.BUSY if self._busy else WorkerStatus.IDLE)
+
+    def _beat(self) -> None:
+        if time.monotonic() - self._beaten_s < _HEARTBEAT_S:
+            return
+        self._beaten_s = time.monotonic()
+        self._worker.heartbeat()
+        for taken in self._under_way:
+            if taken.execution is not None and (now() - taken.began_at).total_seconds() > _LONG_JOB_S:
+                self._worker.maintain_heartbeats(taken.job, taken.execution)
+        if self._worker.should_run_maintenance_tasks:
+            self._worker.run_maintenance_tasks()
