@@ -190,10 +190,17 @@ def _write(guest: LabGuest, kernel_deb: Path, busybox_deb: Path) -> None:
     image = f"boot/vmlinuz-{version}"
     from_kernel = packages.read_files(kernel_deb, [image, *(f"kernel/drivers/{module}" for module in MODULES)])
     [busybox] = packages.read_files(busybox_deb, ["bin/busybox"]).values()
-    guest.kernel.write_bytes(from_kernel.pop(image))
+    _replace(guest.kernel, from_kernel.pop(image))
     entries = [*_system(), *_programs(busybox, guest.initrd.parent), *_agent()]
     entries += [plain(f"/lib/modules/{Path(path).name}", body) for path, body in from_kernel.items()]
-    guest.initrd.write_bytes(initramfs.encode(entries))
+    _replace(guest.initrd, initramfs.encode(entries))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Replace a file; running VMs have the old one mapped, and would end if it were written in place."""
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(data)
+    partial.rename(path)
 
 
 def _system() -> Iterator[Entry]:

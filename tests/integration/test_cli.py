@@ -45,7 +45,7 @@ def test_json_of_a_new_key(redis_url: str):
 
 def test_all_is_every_scope_and_no_expiry_is_none(redis_url: str):
     made = create(redis_url, "all")
-    assert made["scopes"] == ["read:vm", "write:vm", "power:vm"]
+    assert made["scopes"] == ["read:vm", "write:vm", "power:vm", "backup:vm", "write:account"]
     assert made["expiresAt"] is None
 
 
@@ -84,13 +84,13 @@ def test_revoking_again_keeps_the_first_moment(web: Web, redis_url: str):
 def test_list_for_people_names_each_key(redis_url: str):
     made = create(redis_url, "all")
     (line,) = ownup(redis_url, "list").stdout.splitlines()
-    assert line.split() == [made["keyId"], "active", "acme", "read:vm,write:vm,power:vm", "ci"]
+    assert line.split() == [made["keyId"], "active", "acme", "read:vm,write:vm,power:vm,backup:vm,write:account", "ci"]
 
 
 @pytest.mark.parametrize(
     ("args", "exit_code", "said"),
     [
-        ((*CREATE, "read:vm,fly:vm"), 2, "fly:vm is no scope; known are read:vm, write:vm, power:vm, all"),
+        ((*CREATE, "read:vm,fly:vm"), 2, "fly:vm is no scope; known are read:vm, write:vm, power:vm, backup:vm, write:account, all"),
         ((*CREATE, ","), 2, "nothing is no scope"),
         ((*CREATE, "all", "--expires-in-days", "0"), 2, "--expires-in-days"),
         (("create", "--account", "", "--name", "ci", "--scopes", "all"), 2, "--account"),

@@ -28,7 +28,7 @@ from lab.fake_agent import FakeAgent
 from lab.fake_agent.exchange import Behaviour, Exchange
 from lab.fake_agent.misbehaviour import Falsified, HangUpWithin, Mute, Script
 from tests.redis_contents import everything_in
-from workers.__main__ import _build, _store
+from workers.__main__ import _build, _redis
 from workers.settings import WorkerSettings
 
 VMID = 10001
@@ -98,8 +98,8 @@ async def worker(folder: Path, redis_url: str) -> AsyncIterator[Worker]:
     quick = {"AGENT_SYNC_TIMEOUT_S": "0.5", "AGENT_RPC_TIMEOUT_S": "0.5", "AGENT_PROBE_S": "60"}
     settings = env.load(WorkerSettings, environ | quick)
     with redis.Redis.from_url(redis_url) as client:
-        async with _store(settings) as redis_store:
-            parts = _build(settings, redis_store)
+        async with _redis(settings, tries=2) as asking:
+            parts = _build(settings, store.AsyncStore(asking), asking)
             await parts.registry.scan()
             try:
                 yield Worker(parts.rq_worker._jobs[ASK_AGENT], client)
