@@ -163,7 +163,8 @@ def test_figures_of_a_running_vm_are_real(client: Client, vmid: int) -> None:
     assert Path(f"/proc/{status['qemuPid']}/comm").read_text() == f"qemu-{vmid}\n"
     assert (status["cpus"], status["maxmem"]) == (1, 256 * 1024 * 1024)
     assert 20 * MEGABYTE < status["mem"] < 1000 * MEGABYTE
-    assert (status["diskread"], status["diskwrite"]) == (0, 0)  # it has no disk
+    assert status["diskread"] > MEGABYTE  # it has mounted its disk
+    assert status["diskwrite"] > 0
     assert (status["netin"], status["netout"]) == (None, None)  # nor a network card that could be measured
     assert status["agent"]["available"] is True
     assert status["agent"]["version"][0].isdecimal()
