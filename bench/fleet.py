@@ -10,6 +10,7 @@ from typing import Self
 
 import redis
 
+from app.core.records import CommandState
 from app.core.store import WAKE_CHANNEL, Store, commands
 from bench import crowd
 from bench.client import exec_path
@@ -102,13 +103,12 @@ def _uptime_s() -> float:
 
 
 class _Ends(threading.Thread):
-    """Listens to what wakes the web half: a result can be read from the moment on that its id comes a second time."""
+    """Listens to what wakes the web half: a result can be read from the moment on that its state is told."""
 
     def __init__(self, redis_url: str) -> None:
         super().__init__(daemon=True)
         self._client = redis.Redis.from_url(redis_url)
         self._subscription = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-        self._seen_before: set[str] = set()
         self._over = threading.Event()
         self.seen_s: dict[str, float] = {}
 
@@ -129,10 +129,9 @@ class _Ends(threading.Thread):
             message = self._subscription.get_message(timeout=_LISTEN_S)
             if message is None:
                 continue
-            command_id = message["data"].decode()
-            if command_id in self._seen_before:
+            command_id, _, state = message["data"].decode().partition(" ")
+            if state and not state.startswith(CommandState.RUNNING):
                 self.seen_s[command_id] = _uptime_s()
-            self._seen_before.add(command_id)
 
     def find_id(self, vmid: int, pid: int) -> str:
         """Find the record of a command.

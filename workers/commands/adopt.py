@@ -7,7 +7,7 @@ from collections.abc import Callable
 from app.core import store
 from app.core.clock import now
 from app.core.errors import StoreUnavailableError
-from app.core.records import Command, CommandEnd, CommandState, Job, JobKind, JobState
+from app.core.records import Command, CommandEnd, CommandKind, CommandState, Job, JobKind, JobState
 from workers.commands.outcome import Outcomes
 from workers.commands.start import StartableGuest, Starter
 from workers.commands.watch import Running, Watcher
@@ -72,23 +72,32 @@ class Adopter:
 
     async def _open_jobs(self) -> list[Job]:
         ids = await self._outcomes.persist(store.jobs.list_open(self._node))
-        found = [await self._outcomes.persist(store.jobs.find(job_id)) for job_id in ids]
+        found = await asyncio.gather(*(self._outcomes.persist(store.jobs.find(job_id)) for job_id in ids))
         return [job for job in found if job is not None]
 
     async def _open_commands(self) -> list[Command]:
         ids = await self._outcomes.persist(store.commands.list_open(self._node))
         unknown = [command_id for command_id in ids if not self._watcher.is_watching(command_id)]
-        found = [await self._outcomes.persist(store.commands.find(command_id)) for command_id in unknown]
+        found = await asyncio.gather(*(self._outcomes.persist(store.commands.find(each)) for each in unknown))
         return [command for command in found if command is not None]
 
     async def _adopt_command(self, command: Command) -> None:
-        if command.state is CommandState.QUEUED and command.sent_at is None:
+        if command.kind is not CommandKind.EXEC:
+            await self._give_up_file(command)
+        elif command.state is CommandState.QUEUED and command.sent_at is None:
             # Not waited for: one agent that doesn't answer must not hold up the rest of the node.
             self._starts.append(asyncio.create_task(self._starter.start(command.id, command.vmid)))
         elif command.state is CommandState.QUEUED:
             await self._end(command, CommandState.UNKNOWN, "The worker died while sending it: it may have run")
         elif command.state is CommandState.RUNNING:
             self._adopt_running(command)
+
+    async def _give_up_file(self, command: Command) -> None:
+        """End the transfer of a file that the worker died in. One that nobody has claimed is RQ's, or the sweep's."""
+        if command.state is CommandState.RUNNING:
+            await self._end(command, CommandState.LOST, "The worker died during the transfer: it may be incomplete")
+        elif command.sent_at is not None:
+            await self._end(command, CommandState.FAILED, "The worker died before the transfer began")
 
     def _adopt_running(self, command: Command) -> None:
         guest = self._find_vm(command.vmid)

@@ -249,16 +249,22 @@ class Session:
     async def _await_reply(self, message: Message, timeout_s: float) -> Any:
         loop = asyncio.get_running_loop()
         sent_s = loop.time()
-        reply = asyncio.ensure_future(self._client.execute_msg(message))
-        try:
-            while not reply.done():
-                until_s = min(max(sent_s, self._client.heard_s) + timeout_s, sent_s + max(timeout_s, _PATIENCE_S))
-                if until_s <= loop.time():
-                    raise TimeoutError
-                await asyncio.wait([reply], timeout=until_s - loop.time())
-            return reply.result()
-        finally:
-            reply.cancel()
+        timer: asyncio.TimerHandle
+
+        def check() -> None:
+            nonlocal timer
+            until_s = min(max(sent_s, self._client.heard_s) + timeout_s, sent_s + max(timeout_s, _PATIENCE_S))
+            if until_s > loop.time():
+                timer = loop.call_at(until_s, check)
+            else:
+                patience.reschedule(until_s)
+
+        async with asyncio.timeout(None) as patience:
+            timer = loop.call_later(timeout_s, check)
+            try:
+                return await self._client.execute_msg(message)
+            finally:
+                timer.cancel()
 
     async def tell(self, rpc: str, arguments: Mapping[str, object] | None, *, grace_s: float) -> None:
         """Send an RPC that has no success reply, such as guest-shutdown, and listen for a refusal for a while.

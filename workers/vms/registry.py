@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.core.errors import DefinitionError
 from app.core.records import Vm as VmRecord
-from app.core.records import VmSnapshots
+from app.core.store.snapshots import VmSnapshots
 from workers.settings import WorkerSettings
 from workers.vms import definition
 from workers.vms.definition import VmDefinition
@@ -89,11 +89,9 @@ class Registry:
         changed, removed = await asyncio.to_thread(self._find_changes)
         for path in removed:
             await self._drop(path)
-        for path in changed:
-            await self._read(path)
+        await self._read(changed)
         if changed or removed:
-            for path in list(self._broken):  # the vmid that one of them waited for may be free now
-                await self._read(path)
+            await self._read(list(self._broken))  # the vmid that one of them waited for may be free now
 
     async def close(self) -> None:
         """Stop following; the VMs themselves go on."""
@@ -115,17 +113,21 @@ class Registry:
         self._stamps = present
         return changed, removed
 
-    async def _read(self, path: Path) -> None:
-        try:
-            wanted = await asyncio.to_thread(definition.load, path)
-            self._check_unique(path, wanted)
-        except DefinitionError as exc:
-            known = self._broken.get(path)
-            await self._drop(path)
-            self._broken[path] = str(exc)
-            if str(exc) != known:
-                _log.error("definition_skipped", extra={"file": path.name, "reason": str(exc)})
-            return
+    async def _read(self, paths: list[Path]) -> None:
+        for path, found in await asyncio.to_thread(_load, paths):
+            try:
+                await self._take(path, self._insist_on_unique(path, found))
+            except DefinitionError as exc:
+                await self._skip(path, str(exc))
+
+    async def _skip(self, path: Path, reason: str) -> None:
+        known = self._broken.get(path)
+        await self._drop(path)
+        self._broken[path] = reason
+        if reason != known:
+            _log.error("definition_skipped", extra={"file": path.name, "reason": reason})
+
+    async def _take(self, path: Path, wanted: VmDefinition) -> None:
         if self._definitions.get(path) == wanted:
             return
         await self._drop(path)
@@ -142,10 +144,14 @@ class Registry:
         self._vms[wanted.vmid] = (vm, asyncio.create_task(_follow(vm)))
         _log.info("vm_followed", extra={"vmid": wanted.vmid, "name_": wanted.name, "account": wanted.account})
 
-    def _check_unique(self, path: Path, wanted: VmDefinition) -> None:
-        for other, present in self._definitions.items():
-            if other != path and present.vmid == wanted.vmid:
-                raise DefinitionError(f"{path.name}: vmid {wanted.vmid} is already taken by {other.name}")
+    def _insist_on_unique(self, path: Path, found: VmDefinition | DefinitionError) -> VmDefinition:
+        if isinstance(found, DefinitionError):
+            raise found
+        present = self._vms.get(found.vmid)
+        if present is not None and present[0].definition.source != path:
+            other = present[0].definition.source
+            raise DefinitionError(f"{path.name}: vmid {found.vmid} is already taken by {other.name}")
+        return found
 
     async def _drop(self, path: Path) -> None:
         self._broken.pop(path, None)
@@ -156,6 +162,16 @@ class Registry:
         task.cancel()
         await asyncio.wait([task])
         await self._forget(gone.vmid)
+
+
+def _load(paths: list[Path]) -> list[tuple[Path, VmDefinition | DefinitionError]]:
+    found: list[tuple[Path, VmDefinition | DefinitionError]] = []
+    for path in paths:
+        try:
+            found.append((path, definition.load(path)))
+        except DefinitionError as exc:
+            found.append((path, exc))
+    return found
 
 
 async def _follow(vm: Vm) -> None:
