@@ -18,7 +18,9 @@ from app.core.clock import now
 from app.core.errors import (
     IdempotencyConflictError,
     IllegalMoveError,
+    InvalidRequestError,
     NotFoundError,
+    Problem,
     StartExpiredError,
     StartRefusedError,
     StartUnknownError,
@@ -26,7 +28,7 @@ from app.core.errors import (
     VmNotRunningError,
 )
 from app.core.queues import KILL_COMMAND, START_COMMAND
-from app.core.records import Command, CommandEnd, CommandState, VmStatus
+from app.core.records import Command, CommandEnd, CommandRequest, CommandState, VmStatus
 from app.core.store import Call, Store, commands, idempotency, vms
 from app.core.store.commands import Result
 from app.core.store.idempotency import Reservation
@@ -190,8 +192,65 @@ class Commands:
             NotFoundError: No command with this pid is known in the VM.
             StoreUnavailableError: Redis is away; the kill may have been asked for, and can be asked for again.
         """
+        return self._kill(view, commands.request_kill(view.vm.vmid, pid, principal.account))
+
+    def cancel(self, principal: Principal, view: VmView, command_id: str) -> Command:
+        """Do as ``kill`` does, to a command of any kind: one that isn't sent yet isn't sent then, a file is broken off.
+
+        Effect: the command's process group is killed in the guest; a file that was to be written is as it was.
+
+        Returns:
+            The command; not ended yet, if its end has not become known in time.
+
+        Raises:
+            NodeUnavailableError: No worker listens on the VM's node.
+            NotFoundError: The VM has no such command.
+            StoreUnavailableError: Redis is away; it may have been asked for, and can be asked for again.
+        """
+        return self._kill(view, commands.request_cancel(view.vm.vmid, command_id, principal.account))
+
+    def find(self, principal: Principal, vmid: int, command_id: str) -> Result:
+        """Read what is known of a command of any kind by its id; the guest isn't asked.
+
+        Raises:
+            NotFoundError: The principal has no such VM, or the VM has no such command.
+        """
+        _, result = self._shown(principal, vmid, commands.find_result(command_id))
+        if result.command.vmid != vmid:
+            raise NotFoundError("Command")
+        return result
+
+    def list_page(
+        self, principal: Principal, view: VmView, *, after: str | None, limit: int
+    ) -> tuple[tuple[Command, ...], bool]:
+        """Read the next commands that were started in a VM, through whichever face, oldest first.
+
+        Args:
+            principal: Who asks.
+            view: The VM.
+            after: Id of the command that the page before ended with; ``None`` for the first page.
+            limit: How many are read at most.
+
+        Returns:
+            The commands, and whether there are more.
+
+        Raises:
+            InvalidRequestError: Nobody knows of the one before (any more).
+        """
+        call = commands.list_page(view.vm.vmid, principal.account, after=after, limit=limit + 1)
+        found = self.store.run(call)
+        if found is None:
+            raise InvalidRequestError(Problem("marker", f"{after} is not in the list"))
+        return found[:limit], len(found) > limit
+
+    def _kill(self, view: VmView, request: Call[Command | None]) -> Command:
+        """Have a kill noted, hand it over and wait for the end of the command.
+
+        Raises:
+            NotFoundError: There is no such command.
+        """
         insist_on_node(view)
-        command = self.store.run(commands.request_kill(view.vm.vmid, pid, principal.account))
+        command = self.store.run(request)
         if command is None:
             raise NotFoundError("Command")
         if command.state.ended:
@@ -281,7 +340,7 @@ class Commands:
         on_repeat: Callable[[], None],
         follow: Callable[[Command, Order, Waiter], T],
     ) -> T:
-        self.guard.check_line(order.request.line, cwd=order.request.cwd or "/")
+        self._check(order.request)
         command = self._new_command(principal, view, order, request_id)
         if idempotency_key is None:
             return self._deliver(view, command, order, together_with=(), on_repeat=on_repeat, follow=follow)
@@ -292,6 +351,13 @@ class Commands:
             return self._repeat(command, order, on_repeat, follow)
         mark = idempotency.mark_recorded(command.account, command.vmid, key)
         return self._deliver(view, command, order, together_with=(mark,), on_repeat=on_repeat, follow=follow)
+
+    def _check(self, request: CommandRequest) -> None:
+        cwd = request.cwd or "/"
+        if request.argv is None:
+            self.guard.check_line(request.line, cwd=cwd)
+        else:
+            self.guard.check_argv(request.argv, cwd=cwd)
 
     def _new_command(self, principal: Principal, view: VmView, order: Order, request_id: str) -> Command:
         created_at = self.clock()

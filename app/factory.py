@@ -25,6 +25,7 @@ from app.core import ids
 from app.core.clock import now
 from app.core.store import Store
 from app.dispatch import Dispatch
+from app.files import Files
 from app.guard import Guard
 from app.guest_calls import GuestCalls
 from app.guest_settings import GuestSettings
@@ -60,13 +61,14 @@ def create_app(
     client = redis_client or connect(settings)
     store = Store(client)
     dispatch = Dispatch(client)
+    seats = threading.BoundedSemaphore(settings.threads // 2)
     commands = Commands(
         store=store,
         dispatch=dispatch,
         guard=guard or Guard.from_files(settings.guard_rules_files),
         wakeups=wakeups or Wakeups(client),
         settings=settings,
-        seats=threading.BoundedSemaphore(settings.threads // 2),
+        seats=seats,
         clock=clock,
     )
     access, inventory = Access(store, clock), Inventory(store)
@@ -77,6 +79,7 @@ def create_app(
         access=access,
         inventory=inventory,
         commands=commands,
+        files=Files(store, dispatch, commands.wakeups, settings, seats, clock),
         jobs=all_jobs,
         snapshots=Snapshots(store, all_jobs),
         guest_settings=GuestSettings(GuestCalls(store, dispatch, commands.wakeups, settings, clock), commands),

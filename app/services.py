@@ -10,6 +10,7 @@ from flask import Flask, current_app
 from app.access import Access
 from app.commands import Commands
 from app.core.store import Store
+from app.files import Files
 from app.guest_settings import GuestSettings
 from app.history import History
 from app.inventory import Inventory
@@ -32,6 +33,7 @@ class Services:
     access: Access
     inventory: Inventory
     commands: Commands
+    files: Files
     jobs: Jobs
     snapshots: Snapshots
     guest_settings: GuestSettings

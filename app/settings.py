@@ -57,6 +57,14 @@ class WebSettings:
         unit="seconds",
         minimum=0.1,
     )
+    file_limit_bytes: int = variable(
+        "FILE_LIMIT_BYTES", "104857600", "Largest file that is sent to a guest or read from one.", unit="bytes",
+        minimum=1,
+    )  # fmt: skip
+    file_stall_s: float = variable(
+        "FILE_STALL_S", "30", "How long the transfer of a file may stand still before it is broken off.",
+        unit="seconds", minimum=1,
+    )  # fmt: skip
     guard_rules_files: tuple[Path, ...] = variable(
         "GUARD_RULES_FILES", "", "More TOML files with rules for commands that are refused, separated by colons."
     )

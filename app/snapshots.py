@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from app.access import Principal
 from app.core.errors import GateClosedError, NotFoundError, SnapshotExistsError
-from app.core.records import Job, JobKind, Snapshot, VmSnapshots, VmStatus
+from app.core.records import Job, JobKind, Snapshot, VmStatus
 from app.core.store import Store, snapshots, vms
+from app.core.store.snapshots import VmSnapshots
 from app.dispatch import insist_on_node
 from app.gates import OPEN, Gate
 from app.inventory import VmView, owned

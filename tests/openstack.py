@@ -49,6 +49,9 @@ class Cloud:
     def post(self, path: str, body: Any) -> TestResponse:
         return self._http.post(path, json=body, headers={"X-Auth-Token": self.token})
 
+    def delete(self, path: str) -> TestResponse:
+        return self._http.delete(path, headers={"X-Auth-Token": self.token})
+
     def look_up(self, subject: str) -> TestResponse:
         return self._http.get(TOKENS, headers={"X-Auth-Token": self.token, "X-Subject-Token": subject})
 

@@ -29,11 +29,13 @@ from workers.commands.outcome import Outcomes
 from workers.commands.spool import Spool
 from workers.commands.start import Starter
 from workers.commands.watch import Watcher
+from workers.files import AT_ONCE, Files
 from workers.guest_calls import GuestCalls
 from workers.jobs import JobRunner, job_table
 from workers.node_worker import DEQUEUE_TIMEOUT_S, NodeWorker
 from workers.presence import Presence, worker_name
 from workers.settings import WorkerSettings
+from workers.transfer import Carrier
 from workers.vms.machine import Launcher
 from workers.vms.power import Patience, Power
 from workers.vms.qemu_img import QemuImg
@@ -85,6 +87,7 @@ class _Parts:
     began: datetime
     outcomes: Outcomes
     watcher: Watcher
+    files: Files
     presence: Presence
     registry: Registry
     adopter: Adopter
@@ -114,23 +117,30 @@ def _build(settings: WorkerSettings, redis_store: store.AsyncStore, source: redi
         binary=settings.qemu_binary, accel=settings.qemu_accel, load_timeout_s=settings.snapshot_timeout_s
     )
     power = Power(launcher, Patience(guest_s=settings.shutdown_timeout_s))
+
+    def guest_gone(vmid: int, reason: str) -> None:
+        watcher.lose(vmid, reason)
+        files.lose(vmid, reason)
+
     snapshots = Snapshots(
         settings.node_name,
         QemuImg(settings.qemu_img_binary),
         start_at=power.start_at,
         publish=presence.publish_snapshots,
-        guest_gone=watcher.lose,
+        guest_gone=guest_gone,
         limits=SnapshotLimits(count=settings.snapshot_limit, work_s=settings.snapshot_timeout_s),
     )
     registry = Registry(
         settings,
         publish=presence.publish,
         forget=lambda vmid: _forget(outcomes, vmid, settings.node_name),
-        guest_gone=watcher.lose,
+        guest_gone=guest_gone,
         history=presence,
         look_at_snapshots=snapshots.look,
     )
     starter = Starter(outcomes, watcher, registry.find, rpc_timeout_s=settings.agent_rpc_timeout_s)
+    carrier = Carrier(store.PatientStore(source), settings.file_stall_s)
+    files = Files(outcomes, carrier, registry.find, claim=starter.claim)
     guest_calls = GuestCalls(outcomes, registry.find, rpc_timeout_s=settings.agent_rpc_timeout_s)
     runner = JobRunner(outcomes, power, snapshots, registry.find)
     return _Parts(
@@ -138,6 +148,7 @@ def _build(settings: WorkerSettings, redis_store: store.AsyncStore, source: redi
         began=now(),
         outcomes=outcomes,
         watcher=watcher,
+        files=files,
         presence=presence,
         registry=registry,
         adopter=Adopter(settings.node_name, outcomes, starter, watcher, registry.find),
@@ -146,7 +157,7 @@ def _build(settings: WorkerSettings, redis_store: store.AsyncStore, source: redi
             name=worker_name(settings.node_name),
             connection=_blocking_redis(settings),
             source=source,
-            jobs=job_table(starter, watcher, runner, guest_calls),
+            jobs=job_table(starter, watcher, runner, guest_calls, files),
         ),
     )
 
@@ -161,13 +172,15 @@ async def _run(settings: WorkerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     wait_s = DEQUEUE_TIMEOUT_S  # the queue's source waits in Redis, and never asks twice: what it took would be lost
-    async with _redis(settings, tries=2) as client, _redis(settings, tries=1, wait_s=wait_s) as source:
+    waiting = _redis(settings, tries=1, wait_s=wait_s, connections=AT_ONCE + _REDIS_CONNECTIONS)
+    async with _redis(settings, tries=2) as client, waiting as source:
         redis_store = store.AsyncStore(client)
         parts = _build(settings, redis_store, source)
         await parts.presence.take_node(parts.describe_node())
         try:
             await _serve(parts, stop)
         finally:
+            await parts.files.close()
             await parts.watcher.close()
             await parts.registry.close()
             with contextlib.suppress(OwnUpError):
@@ -223,10 +236,12 @@ async def _sweep(adopter: Adopter) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _redis(settings: WorkerSettings, *, tries: int, wait_s: float = 0) -> AsyncIterator[redis.asyncio.Redis]:
+async def _redis(
+    settings: WorkerSettings, *, tries: int, wait_s: float = 0, connections: int = _REDIS_CONNECTIONS
+) -> AsyncIterator[redis.asyncio.Redis]:
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         settings.redis_url,
-        max_connections=_REDIS_CONNECTIONS,
+        max_connections=connections,
         timeout=settings.redis_timeout_s,
         socket_timeout=wait_s + settings.redis_timeout_s,
         socket_connect_timeout=settings.redis_timeout_s,

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from app.core import store
 from app.core.clock import now
 from app.core.errors import PowerError, SnapshotError
-from app.core.queues import ASK_AGENT, KILL_COMMAND, RUN_JOB, START_COMMAND
+from app.core.queues import ASK_AGENT, KILL_COMMAND, MOVE_FILE, RUN_JOB, START_COMMAND
 from app.core.records import Job, JobKind, JobState, PowerAction, VmStatus
 from workers.commands.outcome import Outcomes
 from workers.commands.start import Starter
 from workers.commands.watch import Watcher
+from workers.files import Files
 from workers.guest_calls import GuestCalls
 from workers.node_worker import Coroutine
 from workers.vms.power import Power, Report
@@ -30,16 +31,18 @@ _TRANSITIONS: Mapping[JobKind, VmStatus] = {
 
 
 def job_table(
-    starter: Starter, watcher: Watcher, runner: "JobRunner", guest_calls: GuestCalls
+    starter: Starter, watcher: Watcher, runner: "JobRunner", guest_calls: GuestCalls, files: Files
 ) -> Mapping[str, Coroutine]:
     """List every job this worker knows; a job of any other name fails."""
 
     async def kill_command(command_id: str) -> None:
         watcher.kill(command_id)
+        files.cancel(command_id)
 
     return {
         START_COMMAND: starter.start,
         KILL_COMMAND: kill_command,
+        MOVE_FILE: files.move,
         RUN_JOB: runner.run,
         ASK_AGENT: guest_calls.perform,
     }

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from app.core import store
 from app.core.errors import SettingsError, StoreUnavailableError
-from app.core.records import Node, VmSnapshots
+from app.core.records import Node
 from app.core.records import Vm as VmRecord
 from app.core.store.disks import Disk
 from app.core.store.metrics import Usage
+from app.core.store.snapshots import VmSnapshots
 
 _log = logging.getLogger(__name__)
 

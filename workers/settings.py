@@ -52,6 +52,10 @@ class WorkerSettings:
         "AGENT_LOST_S", "300",
         "How long an agent may be away before the commands it was running count as lost", unit="seconds", minimum=1,
     )  # fmt: skip
+    file_stall_s: float = variable(
+        "FILE_STALL_S", "30", "How long the transfer of a file may stand still before it is broken off",
+        unit="seconds", minimum=1,
+    )  # fmt: skip
     figures_s: float = variable(
         "FIGURES_INTERVAL_S", "5", "How often a VM's CPU, memory, network and disk figures are read", unit="seconds",
         minimum=0.5,

@@ -35,12 +35,12 @@ def exec_result(view: VmView, result: Result, encoding: str | None) -> dict[str,
         {
             "pid": command.pid,
             "exited": command.state.ended,
-            "stdout": _text(result.stdout, encoding),
-            "stderr": _text(result.stderr, encoding),
+            "stdout": text_of(result.stdout, encoding),
+            "stderr": text_of(result.stderr, encoding),
             "available": view.vm.agent_available,
             "running": view.vm.running,
             "state": command.state,
-            "message": _message(command),
+            "message": message_of(command),
         }
         | _end(command)
         | ({"encoding": encoding} if encoding else {})
@@ -55,7 +55,7 @@ def exec_killed(command: Command) -> dict[str, Any]:
         "pid": command.pid,
         "exited": command.state.ended,
         "state": command.state,
-        "message": _message(command) if command.state.ended else "Kill requested; the command has not ended yet",
+        "message": message_of(command) if command.state.ended else "Kill requested; the command has not ended yet",
     } | _end(command)
 
 
@@ -63,14 +63,15 @@ def _end(command: Command) -> dict[str, int]:
     if not command.state.ended:
         return {}
     signal = {} if command.signal is None else {"signal": command.signal}
-    return {"exit_code": _exit_code(command)} | signal
+    return {"exit_code": exit_code(command)} | signal
 
 
-def _text(output: bytes, encoding: str | None) -> str:
+def text_of(output: bytes, encoding: str | None) -> str:
+    """Write output: its bytes in base64 where that was asked for, else as the UTF-8 that it mostly is."""
     return base64.b64encode(output).decode() if encoding == "base64" else output.decode(errors="replace")
 
 
-def _exit_code(command: Command) -> int:
+def exit_code(command: Command) -> int:
     """Tell the code of a command that ended by itself; a kill's is no code of the command."""
     if command.state is not CommandState.EXITED:
         return NO_EXIT_CODE
@@ -79,7 +80,8 @@ def _exit_code(command: Command) -> int:
     return NO_EXIT_CODE if command.exit_code is None else command.exit_code
 
 
-def _message(command: Command) -> str:
+def message_of(command: Command) -> str:
+    """Tell for people how a command is."""
     if command.message:
         return command.message
     if command.state is not CommandState.EXITED:

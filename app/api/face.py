@@ -27,6 +27,17 @@ class FaceBlueprint(Blueprint):
         return cast("Decorator", self.doc(responses={status: HTTPStatus(status).name for status in statuses}))
 
 
+def _allow_null(_converter: Any, _field: Any, ret: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
+    """Document that null stands where there is no object; apispec's own way to say it doesn't allow null.
+
+    Source: OpenAPI 3.0.3, schema object: ``nullable`` adds to the ``type`` beside it, and to no other one.
+    """
+    if not (ret.get("nullable") and "allOf" in ret):
+        return {}
+    del ret["nullable"]
+    return {"anyOf": [*ret.pop("allOf"), {"type": "object", "nullable": True, "enum": [None]}]}
+
+
 class FaceApi(Api):
     """Makes the OpenAPI document of a face, ``/openapi/<name>.json``; a subclass sets ``ERROR_SCHEMA``."""
 
@@ -52,6 +63,7 @@ class FaceApi(Api):
             f"{prefix}_API_SPEC_OPTIONS": {"info": {"description": description.strip()}},
         }
         super().__init__(app, config_prefix=prefix)
+        self.ma_plugin.converter.add_attribute_function(_allow_null)
 
     def secure(self, name: str, scheme: dict[str, Any]) -> None:
         """Document a way to authenticate; any one of several will do."""

@@ -162,7 +162,8 @@ class ExecHeaders(Schema):
         metadata=about(
             "A name of your choice for this start. For 24 hours the same key with the same body starts nothing again "
             "and tells the first one's outcome; with another body it is refused (409)."
-        ),
+        )
+        | {"pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},  # spaces around a header's value aren't part of it
     )
 
 
@@ -176,7 +177,8 @@ def line_field(max_chars: int) -> String:
             validate.Length(1, max_chars, error=f"must be 1 to {max_chars:,} characters long"),
             check_line,
         ],
-        metadata=about("One shell line; the guest's shell interprets it.") | {"example": "uname -a"},
+        metadata=about("One shell line; the guest's shell interprets it.")
+        | {"example": "uname -a", "pattern": "^[^\\x00]*[^\\s\\x00][^\\x00]*$"},
     )
 
 
@@ -199,7 +201,8 @@ class ExecBody(Schema):
         data_key="timeout",
         error_messages=always(_TIMEOUT_RANGE),
         validate=validate.Range(0, MAX_TIMEOUT_S, min_inclusive=False, error=_TIMEOUT_RANGE),
-        metadata=about("Seconds the command may run; then its process group is killed. Without it, for ever."),
+        metadata=about("Seconds the command may run; then its process group is killed. Without it, for ever.")
+        | {"exclusiveMinimum": True},
     )
     stdin = String(
         error_messages=TEXT_MESSAGES,
@@ -218,7 +221,8 @@ class ExecBody(Schema):
     cwd = String(
         error_messages=TEXT_MESSAGES,
         validate=check_cwd,
-        metadata=about("Absolute path of the directory it starts in. Without it, /.") | {"example": "/srv/app"},
+        metadata=about("Absolute path of the directory it starts in. Without it, /.")
+        | {"example": "/srv/app", "pattern": "^/[^\\x00]*$", "maxLength": MAX_CWD_BYTES},
     )
     wait_for_agent_s = wait_for_agent_field("wait_for_agent")
     wait_s = StrictNumber(

@@ -20,6 +20,7 @@ MAX_HOSTNAME_CHARS = 253
 MAX_PASSWORD_CHARS = 256
 MAX_NAME_CHARS = 100
 
+_KEY_EXAMPLE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f ann@laptop"
 _PRINTABLE = "[^\\x00-\\x1f\\x7f]"
 
 
@@ -91,7 +92,8 @@ class PublicKeyLine(fields.String):
             required=True,
             error_messages=TEXT_MESSAGES,
             validate=_check_public_key,
-            metadata=about("One line, as a `.pub` file has it.") | {"minLength": 1, "maxLength": LONGEST_CHARS},
+            metadata=about("One line, as a `.pub` file has it.")
+            | {"minLength": 1, "maxLength": LONGEST_CHARS, "example": _KEY_EXAMPLE},
             **kwargs,
         )
 

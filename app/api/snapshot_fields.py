@@ -25,7 +25,7 @@ def new_name_field(data_key: str) -> String:
         error_messages=TEXT_MESSAGES,
         validate=[validate.Regexp(f"{NAME_PATTERN}\\Z", error=_NAME_RULE), _check_name],
         metadata=about("Name of the new snapshot: neither `current` nor a number of up to six digits.")
-        | {"example": "before-update"},
+        | {"example": "before-update", "pattern": f"^(?!current$|{_NUMBER.pattern}$){NAME_PATTERN}$"},
     )
 
 

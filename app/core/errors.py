@@ -25,6 +25,8 @@ which body an error gets is decided by each face, not here.
     │   ├── GuestCallRefusedError     … it is not done
     │   ├── GuestCallExpiredError     … nobody took it in time; it is not done and will not be
     │   └── GuestCallUnknownError     … and may be done
+    ├── TransferBrokenError           a file didn't get all the way
+    ├── FileTooLargeError             a file is longer than may be sent
     ├── SshKeyRefusedError            a public SSH key can't be kept
     ├── UnavailableError              a part of OwnUp is away
     │   ├── NodeUnavailableError      no worker listens on the VM's node
@@ -297,6 +299,24 @@ class GuestCallUnknownError(GuestCallError):
     code = "guest_call_unknown"
     title = "Guest call outcome unknown"
     effect = Effect.UNKNOWN
+
+
+class TransferBrokenError(OwnUpError):
+    """A file on its way between a client and a guest didn't get all the way; the text says why."""
+
+    code = "transfer_broken"
+    title = "Transfer broken off"
+
+
+class FileTooLargeError(OwnUpError):
+    """A file is longer than may be sent to a guest, or read from one."""
+
+    code = "file_too_large"
+    title = "File too large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        super().__init__(f"The file must be at most {limit_bytes} bytes long")
 
 
 class SshKeyRefusedError(OwnUpError):

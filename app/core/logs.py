@@ -43,7 +43,7 @@ def configure(level: str) -> None:
     """
     # Source: Python's logging HOWTO, Optimization: what no line shows need not be found out for each.
     logging._srcfile = None  # noqa: SLF001 - the documented way
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.logThreads = logging.logMultiprocessing = False  # processes stay: gunicorn's own lines begin with theirs
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogfmtFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -6,6 +6,9 @@ START_COMMAND = "workers.jobs.start_command"
 KILL_COMMAND = "workers.jobs.kill_command"
 """Kills a running command; the argument is its record's id."""
 
+MOVE_FILE = "workers.jobs.move_file"
+"""Reads or writes a file in a guest; the arguments are its record's id and its vmid."""
+
 RUN_JOB = "workers.jobs.run_job"
 """Carries out the job whose record's id is the only argument."""
 

@@ -7,7 +7,6 @@ OwnUp never lies about what happened in a guest.
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 
 class CommandState(StrEnum):
@@ -26,7 +25,7 @@ class CommandState(StrEnum):
     TIMED_OUT = "timed_out"
     """Its run deadline passed and its process group was killed: ran."""
     CANCELLED = "cancelled"
-    """Killed on request: ran."""
+    """Killed on request: ran. One without a pid was stopped before it was sent. A file: broken off, and as it was."""
     LOST = "lost"
     """It started, then the agent or the VM went away: ran, its result can't be known."""
     UNKNOWN = "unknown"
@@ -51,6 +50,14 @@ COMMAND_MOVES: dict[CommandState, frozenset[CommandState]] = {
     if state not in {CommandState.QUEUED, CommandState.RUNNING}
 }  # fmt: skip
 """The one table of legal moves; ``app.core.store`` hands it to Redis, which refuses every other move."""
+
+
+class CommandKind(StrEnum):
+    """What a command does. Source: Virtuozzo, compute API, listing guest OS commands, ``type``."""
+
+    EXEC = "exec"
+    FILE_READ = "file-read"
+    FILE_WRITE = "file-write"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +87,7 @@ class Command:
         kill_requested_at: When its kill was asked for.
         key_id: The API key that asked for it.
         request_id: The HTTP request that asked for it.
+        kind: What it does; a file has no pid, and no exit code: ``exited`` says that all of it arrived.
     """
 
     id: str
@@ -104,6 +112,12 @@ class Command:
     kill_requested_at: datetime | None = None
     key_id: str | None = None
     request_id: str | None = None
+    kind: CommandKind = CommandKind.EXEC
+
+    @property
+    def updated_at(self) -> datetime | None:
+        """When its state last changed; ``None`` where it never has."""
+        return self.ended_at or self.started_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,13 +125,17 @@ class CommandRequest:
     """What is to be run; kept apart from the record, because only the worker needs it, once.
 
     Attributes:
-        line: One shell line; the guest's shell interprets it.
+        line: One shell line; the guest's shell interprets it. Empty where there is something else to do.
+        argv: A program and its arguments, run without a shell.
+        path: The file to be read or written.
         stdin: Text for its standard input; ``None`` gives it none.
         env: Variables that are added to its environment.
         cwd: The directory it starts in; ``None`` is the agent's own, ``/``.
     """
 
-    line: str
+    line: str = ""
+    argv: tuple[str, ...] | None = None
+    path: str | None = None
     stdin: str | None = None
     env: dict[str, str] | None = None
     cwd: str | None = None
@@ -332,25 +350,6 @@ class Snapshot:
     key_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VmSnapshots:
-    """What the worker last knew of a VM's snapshots.
-
-    Attributes:
-        vmid: The VM.
-        node: The node that carries it.
-        limit: How many snapshots it may have.
-        obstacle: Why its disks can't keep snapshots; ``None`` where they can.
-        snapshots: Those it has, oldest first.
-    """
-
-    vmid: int
-    node: str
-    limit: int
-    obstacle: str | None = None
-    snapshots: tuple[Snapshot, ...] = ()
-
-
 class GuestAction(StrEnum):
     """What a guest's agent can be asked for on behalf of a request; the worker knows the RPC of each."""
 
@@ -415,7 +414,7 @@ class GuestCall:
     keys: tuple[str, ...] = ()
     sent_at: datetime | None = None
     ended_at: datetime | None = None
-    value: dict[str, Any] | None = None
+    value: dict[str, str | list[str] | None] | None = None
     message: str | None = None
     key_id: str | None = None
     request_id: str | None = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket as sockets
 import subprocess
 import sys
@@ -196,6 +197,24 @@ async def test_no_socket_means_that_the_vm_is_off(folder):
 
 
 # --- agents that misbehave --------------------------------------------------------------------------------------------
+
+
+async def test_an_attempt_that_nobody_waits_for_any_more_fails_without_a_word(folder):
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, complaint: complaints.append(complaint))
+    with sockets.socket(sockets.AF_UNIX) as silent:
+        silent.bind(str(folder / "silent"))
+        silent.listen()
+        channel = make_channel(folder / "silent", sync_timeout_s=0.1)
+        asking = asyncio.create_task(channel.open())
+        peer, _ = await asyncio.to_thread(silent.accept)
+        asking.cancel()
+        await asyncio.wait([asking, channel._opening])
+        peer.close()
+    channel._opening = None
+    gc.collect()
+    await channel.close()
+    assert complaints == []
 
 
 async def test_a_restarted_agent_is_another_one(folder):

@@ -10,8 +10,9 @@ import pytest
 
 from app.core import env
 from app.core.errors import PowerError, SnapshotError
-from app.core.records import JobKind, PowerAction, VmSnapshots, VmStatus
+from app.core.records import JobKind, PowerAction, VmStatus
 from app.core.records import Vm as VmRecord
+from app.core.store.snapshots import VmSnapshots
 from workers.settings import WorkerSettings
 from workers.vms.definition import MachineDefinition, VmDefinition
 from workers.vms.machine import Launcher

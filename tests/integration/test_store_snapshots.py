@@ -8,8 +8,9 @@ import pytest
 import redis
 
 from app.core.clock import now
-from app.core.records import Node, Snapshot, VmSnapshots
+from app.core.records import Node, Snapshot
 from app.core.store import Store, nodes, snapshots, vms
+from app.core.store.snapshots import VmSnapshots
 from tests.web import RUNNING_VM
 
 OLD = Snapshot(name="old", taken_at=datetime(2026, 2, 9, tzinfo=UTC), includes_memory=False)

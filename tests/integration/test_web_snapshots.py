@@ -12,8 +12,9 @@ from werkzeug.test import TestResponse
 
 from app.access import Scope
 from app.core import ids
-from app.core.records import Job, JobKind, Snapshot, Vm, VmSnapshots, VmStatus
+from app.core.records import Job, JobKind, Snapshot, Vm, VmStatus
 from app.core.store import jobs, snapshots
+from app.core.store.snapshots import VmSnapshots
 from tests.web import RUNNING_VM, STOPPED_VM, Web, assert_refused
 
 V1 = "/api/vm/10000/snapshots"

@@ -1,10 +1,10 @@
-"""How a customer's shell line becomes the program and arguments of guest-exec.
+"""How a customer's shell line, or program with arguments, becomes the program and arguments of guest-exec.
 
-On Linux the shell runs in a session of its own, with the same pid (``setsid`` execs, because the agent's children lead
+On Linux it runs in a session of its own, with the same pid (``setsid`` execs, because the agent's children lead
 no process group), so that a kill reaches everything the line starts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 ENVIRONMENT: Mapping[str, str] = {
@@ -50,18 +50,39 @@ def linux_program(
         env: Variables on top of ``ENVIRONMENT``.
         cwd: Directory to start in; ``None`` is the agent's own.
     """
-    shell: tuple[str, ...] = ("/bin/sh", "-c", *_shell_words(line))
+    return linux_argv(("/bin/sh", "-c", *_shell_words(line)), own_session=own_session, env=env, cwd=cwd)
+
+
+def linux_argv(
+    argv: Sequence[str], *, own_session: bool, env: Mapping[str, str] | None = None, cwd: str | None = None
+) -> Program:
+    """Run a program with its arguments, which no shell interprets; else as ``linux_program`` does.
+
+    Where there is a directory to start in, a shell goes there and gives way to the program: guest-exec can't.
+
+    Args:
+        argv: The program, looked up in PATH, and its arguments.
+        own_session: Whether to run it through ``setsid``.
+        env: Variables on top of ``ENVIRONMENT``.
+        cwd: Directory to start in; ``None`` is the agent's own.
+    """
+    words = tuple(argv)
     if cwd is not None:
-        shell = ("/bin/sh", "-c", f'cd -- "$0" || exit {CANNOT_ENTER_CWD}; exec "$@"', cwd, *shell)
+        words = ("/bin/sh", "-c", f'cd -- "$0" || exit {CANNOT_ENTER_CWD}; exec "$@"', cwd, *words)
     environment = {**ENVIRONMENT, **(env or {})}
     if own_session:
-        return Program("setsid", shell, environment)
-    return Program(shell[0], shell[1:], environment)
+        return Program("setsid", words, environment)
+    return Program(words[0], words[1:], environment)
 
 
 def windows_program(line: str) -> Program:
     """Run a line by ``cmd.exe``, which parses it itself."""
-    return Program("cmd.exe", ("/c", line), None)
+    return windows_argv(("cmd.exe", "/c", line))
+
+
+def windows_argv(argv: Sequence[str]) -> Program:
+    """Run a program with its arguments as they are."""
+    return Program(argv[0], tuple(argv[1:]), None)
 
 
 def _shell_words(line: str) -> tuple[str, ...]:

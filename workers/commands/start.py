@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 _AGENT_PAUSE_S = 1.0
 _NOT_DELIVERED = "The command was not delivered in time; it has not run"
+CANCELLED_IN_TIME = "Command was cancelled before it was sent; it has not run"
 
 
 class StartableGuest(Guest, Protocol):
@@ -64,19 +65,23 @@ class Starter:
             _check_allowed(facts)
         except AgentError as exc:
             # Claimed all the same: only who has the claim may say that it has not run.
-            if await self._claim(command_id):
+            if await self.claim(command_id):
                 await self._end(command_id, CommandState.FAILED, str(exc))
             return
-        claim = await self._claim(command_id)
+        claim = await self.claim(command_id)
         if claim is not None:
             await self._send(claim, guest, facts)
 
-    async def _claim(self, command_id: str) -> store.commands.Claim | None:
+    async def claim(self, command_id: str) -> store.commands.Claim | None:
+        """Claim a command; one that may not be sent (any more) is ended, where nobody else has it."""
         claim = await self._outcomes.persist(store.commands.claim(command_id))
         if claim is None:
             await self.expire_if_undelivered(command_id)
         elif claim.late:
             await self._end(command_id, CommandState.EXPIRED, _NOT_DELIVERED)
+            return None
+        elif claim.command.kill_requested_at is not None:
+            await self._end(command_id, CommandState.CANCELLED, CANCELLED_IN_TIME)
             return None
         return claim
 
@@ -133,10 +138,10 @@ class Starter:
     async def _execute(self, request: CommandRequest, guest: StartableGuest, facts: AgentFacts) -> int:
         if facts.windows:
             return await self._guest_exec(_windows_program(request), request, guest)
-        plain = shell.linux_program(request.line, own_session=False, env=request.env, cwd=request.cwd)
+        plain = _linux_program(request, own_session=False)
         if guest.lacks_setsid:
             return await self._guest_exec(plain, request, guest)
-        apart = shell.linux_program(request.line, own_session=True, env=request.env, cwd=request.cwd)
+        apart = _linux_program(request, own_session=True)
         try:
             return await self._guest_exec(apart, request, guest)
         except AgentRefusedError:
@@ -172,7 +177,13 @@ def _check_allowed(facts: AgentFacts) -> None:
         raise AgentUnavailableError("guest-exec is disabled in the guest's QEMU Guest Agent")
 
 
+def _linux_program(request: CommandRequest, *, own_session: bool) -> shell.Program:
+    if request.argv is None:
+        return shell.linux_program(request.line, own_session=own_session, env=request.env, cwd=request.cwd)
+    return shell.linux_argv(request.argv, own_session=own_session, env=request.env, cwd=request.cwd)
+
+
 def _windows_program(request: CommandRequest) -> shell.Program:
     if request.env is not None or request.cwd is not None:
         raise AgentUnavailableError("env and cwd are not supported for Windows guests; put them into the command")
-    return shell.windows_program(request.line)
+    return shell.windows_program(request.line) if request.argv is None else shell.windows_argv(request.argv)

@@ -189,6 +189,7 @@ class Channel:
             return self._session
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open_session())
+            self._opening.add_done_callback(_note_outcome)
         # Shielded: one caller that gives up must not spoil the attempt that others share.
         return await asyncio.shield(self._opening)
 
@@ -259,3 +260,9 @@ class Channel:
             task = asyncio.create_task(self.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+
+def _note_outcome(opening: asyncio.Task[Session]) -> None:
+    """Take note of how an attempt ended, so that asyncio doesn't complain of one whose callers have all given up."""
+    if not opening.cancelled():
+        opening.exception()

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.core.errors import MonitorError, SnapshotError
-from app.core.records import JobKind, VmSnapshots, VmStatus
+from app.core.records import JobKind, VmStatus
+from app.core.store.snapshots import VmSnapshots
 from workers.qmp import job
 from workers.qmp.monitor import Monitor
 from workers.qmp.replies import Image

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 from app.core.clock import now
 from app.core.errors import AgentAbsentError, AgentError, MonitorAbsentError, MonitorError
 from app.core.records import Vm as VmRecord
-from app.core.records import VmSnapshots, VmStatus
+from app.core.records import VmStatus
 from app.core.store.disks import Disk
 from app.core.store.metrics import Usage
+from app.core.store.snapshots import VmSnapshots
 from workers.qga.channel import Channel
 from workers.qmp.monitor import Monitor
 from workers.settings import WorkerSettings
@@ -70,7 +71,13 @@ class History(Protocol):
 
 
 class Vm:
-    """Follows one VM and publishes each change of what is known of it."""
+    """Follows one VM and publishes each change of what is known of it.
+
+    Attributes:
+        snapshots: What was last known of its snapshots; whoever looks at them writes it down.
+    """
+
+    snapshots: VmSnapshots | None
 
     def __init__(
         self,
@@ -95,7 +102,7 @@ class Vm:
             look_at_snapshots: Finds out which snapshots it has; called when its QEMU was found, or found to be off.
         """
         self.definition = definition
-        self.snapshots: VmSnapshots | None = None
+        self.snapshots = None
         self.lacks_setsid = False
         self.resets = 0
         self.channel = Channel(

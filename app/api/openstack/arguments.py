@@ -11,6 +11,15 @@ from app.api.openstack.paging import MAX_PAGE
 from app.api.parsing import PlainInteger
 from app.core.records import PowerAction
 
+METHODS = ("password", "application_credential", "token")
+
+_LOGIN_EXAMPLE = {
+    "identity": {
+        "methods": ["password"],
+        "password": {"user": {"name": "ci", "domain": {"id": "default"}, "password": "ownup_0123456789abcdef_secret"}},
+    }
+}
+
 # --- logging in -------------------------------------------------------------------------------------------------------
 
 
@@ -19,7 +28,7 @@ class Credentials:
     """What a client logs in with.
 
     Attributes:
-        method: ``password``, ``application_credential`` or ``token``.
+        method: One of `METHODS`.
         secret: The API key; for the method ``token`` perhaps a token.
         project: The project it wants, by id or name; ``None`` leaves that to us.
     """
@@ -75,7 +84,7 @@ class IdentityBody(Schema):
     """Who logs in: one method, and the member of its name."""
 
     methods = List(
-        String(validate=validate.OneOf(("password", "application_credential", "token"))),
+        String(validate=validate.OneOf(METHODS)),
         required=True,
         validate=validate.Length(equal=1),
     )
@@ -114,7 +123,7 @@ class LoginBody(Schema):
 class AuthBody(Schema):
     """A login."""
 
-    auth = Nested(LoginBody, required=True)
+    auth = Nested(LoginBody, required=True, metadata={"example": _LOGIN_EXAMPLE})
 
     @post_load
     def _make_credentials(self, data: dict[str, Any], **_kwargs: Any) -> dict[str, Credentials]:

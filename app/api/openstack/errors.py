@@ -21,6 +21,10 @@ STATUSES: dict[type[OwnUpError], HTTPStatus] = {
     errors.IdempotencyConflictError: HTTPStatus.CONFLICT,
     errors.StartRefusedError: HTTPStatus.CONFLICT,
     errors.StartExpiredError: HTTPStatus.GATEWAY_TIMEOUT,
+    errors.GuestCallRefusedError: HTTPStatus.CONFLICT,
+    errors.GuestCallExpiredError: HTTPStatus.GATEWAY_TIMEOUT,
+    errors.TransferBrokenError: HTTPStatus.CONFLICT,
+    errors.FileTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 

@@ -46,7 +46,10 @@ def next_links(name: str, items: Sequence[T], page: Sequence[T], id_of: Callable
         page: The page.
         id_of: Tells the id of an item.
     """
-    if len(page) == len(items):
-        return {}
-    query = urlencode(request.args.to_dict() | {"marker": id_of(page[-1])})
+    return {} if len(page) == len(items) else next_link(name, id_of(page[-1]))
+
+
+def next_link(name: str, last_id: str) -> dict[str, Any]:
+    """Make the member of an answer that leads to what follows the item with this id."""
+    query = urlencode(request.args.to_dict() | {"marker": last_id})
     return {f"{name}_links": [{"rel": "next", "href": f"{url(request.path)}?{query}"}]}

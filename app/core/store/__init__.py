@@ -13,6 +13,7 @@ key                             type   holds
 ``ownup:pid:<vmid>:<pid>``      string id of the latest command that got this pid
 ``ownup:vm:<vmid>``             hash   a ``Vm``
 ``ownup:vm:<vmid>:pid``         string guest pid of the VM's latest command
+``ownup:vm:<vmid>:commands``    zset   ids of the VM's commands by the time of their making; loses what has expired
 ``ownup:vm:<vmid>:snapshots``   string its ``VmSnapshots`` as JSON, as its worker told them
 ``ownup:vm:<vmid>:notes``       hash   what QEMU doesn't keep of its snapshots, as JSON, by name
 ``ownup:metrics:<a>:<vmid>:<t>`` string what a VM has used, a ring for each timeframe; expires unless written
@@ -25,6 +26,7 @@ key                             type   holds
 ``ownup:node:<n>:jobs``         set    ids of the node's jobs that have not ended
 ``ownup:nodes``                 set    names of all nodes ever seen
 ``ownup:job:<id>``              hash   a ``Job``
+``ownup:file:<id>:bytes``/``:word`` list messages of the transfer of a file; expires
 ``ownup:call:<id>``             hash   a ``GuestCall``; expires
 ``ownup:call:<id>:secret``      string what goes with it, until a worker has it; expires
 ``ownup:key:<id>``              hash   an ``ApiKey``
@@ -38,6 +40,7 @@ key                             type   holds
 from app.core.store import (
     commands,
     disks,
+    files,
     guest_calls,
     idempotency,
     jobs,
@@ -49,15 +52,17 @@ from app.core.store import (
     tokens,
     vms,
 )
-from app.core.store.calls import WAKE_CHANNEL, AsyncStore, Call, Store, ping, time
+from app.core.store.calls import WAKE_CHANNEL, AsyncStore, Call, PatientStore, Store, ping, time
 
 __all__ = [
     "WAKE_CHANNEL",
     "AsyncStore",
     "Call",
+    "PatientStore",
     "Store",
     "commands",
     "disks",
+    "files",
     "guest_calls",
     "idempotency",
     "jobs",

@@ -120,6 +120,24 @@ class AsyncStore:
             return await pipe.execute(raise_on_error=False)
 
 
+class PatientStore:
+    """Runs calls that wait within Redis, on an asyncio client: each travels alone, on a connection of its own."""
+
+    def __init__(self, client: "redis.asyncio.Redis") -> None:
+        self._client = client
+
+    async def run(self, call: Call[T]) -> T:
+        """Run one call.
+
+        Raises:
+            StoreUnavailableError: Redis is away, or still loading.
+        """
+        try:
+            return call.load(await self._client.execute_command(*call.args))  # type: ignore[no-untyped-call]
+        except _AWAY as exc:
+            raise StoreUnavailableError from exc
+
+
 _Passenger = tuple[Call[Any], "asyncio.Future[Any]"]
 _AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 

@@ -4,6 +4,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 import zstandard
@@ -13,6 +14,10 @@ from app.core.errors import IllegalMoveError
 from app.core.records import COMMAND_MOVES, Command, CommandEnd, CommandRequest, CommandStart, CommandState
 from app.core.store.calls import NOW, Call, flat, load_names, load_record, nothing, pairs, script
 
+MOST_LISTED = 10_000
+"""How many commands of a VM can be listed; older ones can still be read by their ids."""
+_LISTED_AT_ONCE = 100
+
 _CREATE = f"""
 {NOW}
 local cmd = 'ownup:cmd:' .. ARGV[1]
@@ -20,8 +25,15 @@ if redis.call('EXISTS', cmd) == 1 then return 0 end
 redis.call('HSET', cmd, 'deliver_by', string.format('%.6f', now + tonumber(ARGV[3])), unpack(cjson.decode(ARGV[4])))
 redis.call('HSET', cmd .. ':request', unpack(cjson.decode(ARGV[5])))
 redis.call('SADD', 'ownup:node:' .. ARGV[2] .. ':open', ARGV[1])
+local list = 'ownup:vm:' .. ARGV[6] .. ':commands'
+for i, id in ipairs(redis.call('ZRANGE', list, 0, 1)) do
+  if redis.call('EXISTS', 'ownup:cmd:' .. id) == 0 then redis.call('ZREM', list, id) end
+end
+redis.call('ZADD', list, string.format('%.6f', now), ARGV[1])
+redis.call('ZREMRANGEBYRANK', list, 0, -1 - tonumber(ARGV[7]))
 return 1
 """
+"""The list loses at each turn what has expired of its two oldest, so that it can't outgrow what there is."""
 
 _CLAIM = f"""
 {NOW}
@@ -48,8 +60,10 @@ end
 redis.call('HSET', cmd, unpack(cjson.decode(ARGV[3])))
 local now = redis.call('HMGET', cmd, 'state', 'vmid', 'pid', 'node')
 if now[1] == 'running' then
-  redis.call('SET', 'ownup:pid:' .. now[2] .. ':' .. now[3], ARGV[1])
-  redis.call('SET', 'ownup:vm:' .. now[2] .. ':pid', now[3])
+  if now[3] then
+    redis.call('SET', 'ownup:pid:' .. now[2] .. ':' .. now[3], ARGV[1])
+    redis.call('SET', 'ownup:vm:' .. now[2] .. ':pid', now[3])
+  end
 else
   local ttl = tonumber(ARGV[4])
   redis.call('DEL', cmd .. ':request')
@@ -80,6 +94,42 @@ local present = redis.call('HMGET', cmd, 'state', 'account')
 if present[2] ~= ARGV[3] then return false end
 if present[1] == 'running' then redis.call('HSETNX', cmd, 'kill_requested_at', string.format('%.6f', now)) end
 return redis.call('HGETALL', cmd)
+"""
+
+_REQUEST_CANCEL = f"""
+{NOW}
+local cmd = 'ownup:cmd:' .. ARGV[2]
+local present = redis.call('HMGET', cmd, 'state', 'account', 'vmid')
+if present[2] ~= ARGV[3] or present[3] ~= ARGV[1] then return false end
+if present[1] == 'running' or present[1] == 'queued' then
+  redis.call('HSETNX', cmd, 'kill_requested_at', string.format('%.6f', now))
+end
+return redis.call('HGETALL', cmd)
+"""
+
+_LIST_PAGE = f"""
+local list = 'ownup:vm:' .. ARGV[1] .. ':commands'
+local at, found = 0, {{}}
+if ARGV[3] ~= '' then
+  at = redis.call('ZRANK', list, ARGV[3])
+  if not at then return false end
+  at = at + 1
+end
+while #found < tonumber(ARGV[4]) do
+  local ids = redis.call('ZRANGE', list, at, at + {_LISTED_AT_ONCE - 1})
+  if #ids == 0 then break end
+  for i, id in ipairs(ids) do
+    local record = redis.call('HGETALL', 'ownup:cmd:' .. id)
+    if #record == 0 then
+      redis.call('ZREM', list, id)
+    else
+      at = at + 1
+      local account = redis.call('HGET', 'ownup:cmd:' .. id, 'account')
+      if account == ARGV[2] and #found < tonumber(ARGV[4]) then found[#found + 1] = record end
+    end
+  end
+end
+return found
 """
 
 _BULKY_BYTES = 64 * 1024
@@ -152,6 +202,8 @@ def create(command: Command, request: CommandRequest, *, deliver_within_s: float
         deliver_within_s,
         flat(fields),
         flat(encode(request)),
+        command.vmid,
+        MOST_LISTED,
         load=bool,
     )
 
@@ -178,6 +230,15 @@ def start(command_id: str, start: CommandStart) -> Call[None]:
         IllegalMoveError: (when the reply is read) the command is not queued.
     """
     return _move(command_id, CommandState.RUNNING, {"state": CommandState.RUNNING, **asdict(start)})
+
+
+def begin(command_id: str, started_at: datetime) -> Call[None]:
+    """Move a command that gets no pid, which is a file's, to ``running`` and wake whoever waits for it.
+
+    Raises:
+        IllegalMoveError: (when the reply is read) it isn't queued any more.
+    """
+    return _move(command_id, CommandState.RUNNING, {"state": CommandState.RUNNING, "started_at": started_at})
 
 
 def end(command_id: str, end: CommandEnd, *, ttl_s: int) -> Call[None]:
@@ -220,6 +281,33 @@ def _end_fields(end: CommandEnd) -> dict[str, Any]:
 def request_kill(vmid: int, pid: int, account: str) -> Call[Command | None]:
     """Note that an account wants a running command killed; one that has ended stays as it is. Tells its record."""
     return script(_REQUEST_KILL, vmid, pid, account, load=lambda reply: load_record(Command, reply))
+
+
+def request_cancel(vmid: int, command_id: str, account: str) -> Call[Command | None]:
+    """Note that an account wants a command of a VM stopped, as it is now; one that has ended stays as it is.
+
+    One that is still queued then isn't sent any more, unless it is being sent this moment. Tells its record.
+    """
+    return script(_REQUEST_CANCEL, vmid, command_id, account, load=lambda reply: load_record(Command, reply))
+
+
+def list_page(vmid: int, account: str, *, after: str | None, limit: int) -> Call[tuple[Command, ...] | None]:
+    """Read the next commands that an account has started in a VM, whatever their face and kind, oldest first.
+
+    Args:
+        vmid: The VM.
+        account: The account.
+        after: Id of the command that the page before ended with; ``None`` for the first page.
+        limit: How many are read at most.
+
+    Returns:
+        The commands; ``None`` where nobody knows of the one before.
+    """
+
+    def load(reply: Any) -> tuple[Command, ...] | None:
+        return None if reply is None else tuple(decode(Command, pairs(fields)) for fields in reply)
+
+    return script(_LIST_PAGE, vmid, account, after or "", limit, load=load)
 
 
 def is_undelivered(command_id: str) -> Call[bool]:

@@ -6,11 +6,11 @@ goes when the snapshot goes.
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.core.codec import decode, encode
-from app.core.records import Snapshot, VmSnapshots
+from app.core.records import Snapshot
 from app.core.store.calls import Call, nothing, pairs, script
 
 LEFT_TTL_S = 30 * 24 * 3600
@@ -41,6 +41,25 @@ _READ = """
 local vm = 'ownup:vm:' .. ARGV[1]
 return {redis.call('GET', vm .. ':snapshots'), redis.call('HGETALL', vm .. ':notes')}
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmSnapshots:
+    """What the worker last knew of a VM's snapshots.
+
+    Attributes:
+        vmid: The VM.
+        node: The node that carries it.
+        limit: How many snapshots it may have.
+        obstacle: Why its disks can't keep snapshots; ``None`` where they can.
+        snapshots: Those it has, oldest first.
+    """
+
+    vmid: int
+    node: str
+    limit: int
+    obstacle: str | None = None
+    snapshots: tuple[Snapshot, ...] = ()
 
 
 def publish(known: VmSnapshots) -> Call[None]:
