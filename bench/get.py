@@ -12,8 +12,8 @@ from bench.scene import Scene
 from lab import LabError
 
 CONNECTIONS = 16
-ROUNDS = 3
-ROUND_S = 3
+ROUNDS = 9
+ROUND_S = 1
 
 _RPS = re.compile(r"Requests/sec:\s+([0-9.]+)")
 
@@ -57,6 +57,8 @@ def _in_turns(targets: list[_Target]) -> dict[str, float]:
     for _ in range(ROUNDS):
         for target in targets:
             rates[target.name].append(_rate(target, ROUND_S))
+    for name, found in rates.items():
+        print(f"    {name}: {min(found):.0f} to {max(found):.0f} requests a second")
     return {name: median(found) for name, found in rates.items()}
 
 
