@@ -185,6 +185,7 @@ async def _run(settings: WorkerSettings) -> None:
             await parts.registry.close()
             with contextlib.suppress(OwnUpError):
                 await redis_store.run(store.nodes.leave(settings.node_name))
+            await redis_store.close()
             _log.info("worker_stopped", extra={"node": settings.node_name})
 
 

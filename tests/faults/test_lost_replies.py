@@ -130,7 +130,8 @@ async def working(
     environ = {"REDIS_URL": redis_url, "VM_DIR": str(folder), "SPOOL_DIR": str(folder / "spool"), "NODE_NAME": NODE}
     settings = env.load(WorkerSettings, environ)
     async with FakeAgent(folder / "agent") as agent, _redis(settings, tries=2) as client:
-        parts = _build(settings, spoil(store.AsyncStore(client)), client)
+        redis_store = store.AsyncStore(client)
+        parts = _build(settings, spoil(redis_store), client)
         await parts.registry.scan()
         delivering = asyncio.create_task(parts.outcomes.deliver_later())
         worker = Worker(redis_url, parts)
@@ -140,6 +141,7 @@ async def working(
             delivering.cancel()
             await parts.watcher.close()
             await parts.registry.close()
+            await redis_store.close()
             worker.client.close()
 
 

@@ -113,7 +113,8 @@ async def working(folder: Path, redis_url: str) -> AsyncIterator[Worker]:
     quick = {"REDIS_TIMEOUT_S": "1", "AGENT_SYNC_TIMEOUT_S": "1", "AGENT_RPC_TIMEOUT_S": "1.5", "AGENT_PROBE_S": "0.1"}
     settings = env.load(WorkerSettings, environ | quick)
     async with _redis(settings, tries=2) as client:
-        parts = _build(settings, store.AsyncStore(client), client)
+        redis_store = store.AsyncStore(client)
+        parts = _build(settings, redis_store, client)
         await parts.registry.scan()
         delivering = asyncio.create_task(parts.outcomes.deliver_later())
         try:
@@ -122,6 +123,7 @@ async def working(folder: Path, redis_url: str) -> AsyncIterator[Worker]:
             delivering.cancel()
             await parts.watcher.close()
             await parts.registry.close()
+            await redis_store.close()
 
 
 @pytest.fixture

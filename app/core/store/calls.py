@@ -84,6 +84,11 @@ class AsyncStore:
                 self._depart(None)
         return call.load(await passenger[1])
 
+    async def close(self) -> None:
+        """Let what is under way arrive; each trip has its time-outs."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
     def _depart(self, passengers: "list[_Passenger] | None") -> None:
         trip = asyncio.create_task(self._travel(passengers))
         self._under_way.add(trip)
