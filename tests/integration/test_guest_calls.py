@@ -99,13 +99,15 @@ async def worker(folder: Path, redis_url: str) -> AsyncIterator[Worker]:
     settings = env.load(WorkerSettings, environ | quick)
     with redis.Redis.from_url(redis_url) as client:
         async with _redis(settings, tries=2) as asking:
-            parts = _build(settings, store.AsyncStore(asking), asking)
+            redis_store = store.AsyncStore(asking)
+            parts = _build(settings, redis_store, asking)
             await parts.registry.scan()
             try:
                 yield Worker(parts.rq_worker._jobs[ASK_AGENT], client)
             finally:
                 await parts.watcher.close()
                 await parts.registry.close()
+                await redis_store.close()
 
 
 @pytest.fixture(autouse=True)

@@ -100,6 +100,7 @@ async def node(request, redis_url, tmp_path):
             yield node
             await node.watcher.close()
             await guest.channel.close()
+            await node.store.close()
             await client.aclose()
 
 

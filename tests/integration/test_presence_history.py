@@ -24,7 +24,9 @@ DISK = Disk(
 @pytest.fixture
 async def store(redis_url: str) -> AsyncIterator[AsyncStore]:
     async with redis.asyncio.Redis.from_url(redis_url) as client:
-        yield AsyncStore(client)
+        calls = AsyncStore(client)
+        yield calls
+        await calls.close()
 
 
 async def keep(presence: Presence) -> None:

@@ -16,7 +16,9 @@ STEPS = 60
 @contextlib.asynccontextmanager
 async def connected(url: str) -> AsyncIterator[store.AsyncStore]:
     async with redis.asyncio.Redis.from_url(url, socket_timeout=2) as client:
-        yield store.AsyncStore(client)
+        calls = store.AsyncStore(client)
+        yield calls
+        await calls.close()
 
 
 async def cancelled_after(calls: store.AsyncStore, turns: int) -> bool | None:

@@ -16,7 +16,9 @@ from tests.conftest import RedisServer
 @contextlib.asynccontextmanager
 async def connected(url: str) -> AsyncIterator[store.AsyncStore]:
     async with redis.asyncio.Redis.from_url(url, socket_timeout=2) as client:
-        yield store.AsyncStore(client)
+        calls = store.AsyncStore(client)
+        yield calls
+        await calls.close()
 
 
 def echo(text: str) -> store.Call[str]:
@@ -81,3 +83,14 @@ async def test_who_has_gone_disturbs_nobody(redis_url: str) -> None:
         with pytest.raises(asyncio.CancelledError):
             await leaving
         assert await staying == "b"
+
+
+async def test_closing_waits_for_a_trip_whose_caller_has_gone(redis_url: str) -> None:
+    async with connected(redis_url) as calls:
+        await calls.run(store.ping())
+        leaving = asyncio.create_task(calls.run(store.Call(("BLPOP", "nothing", "0.3"), lambda reply: reply)))
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        assert calls._under_way
+        await calls.close()  # else the pool would be closed under the trip, which would connect once more
+        assert not calls._under_way
