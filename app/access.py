@@ -5,8 +5,10 @@ Knows HostUp's two ways to send a key and how a key is made and checked; doesn't
 
 import hashlib
 import hmac
+import ipaddress
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,21 +16,27 @@ from enum import StrEnum
 
 from app.core import ids
 from app.core.clock import now
-from app.core.errors import ForbiddenError, UnauthorizedError
+from app.core.errors import ForbiddenError, KeyLimitedError, UnauthorizedError
 from app.core.records import ApiKey
-from app.core.store import Store, keys
+from app.core.store import Sight, Store, keys
+from app.tries import Tries
 
 _KEY = re.compile(r"ownup_([0-9a-f]{16})_[A-Za-z0-9_-]{43}")
 SEEN_FOR_S = 1.0
 """How long a key that was right is believed without asking Redis: a revoked one dies that much later at the most."""
+_REMEMBERED = 10_000
+"""How many keys that were right a process remembers."""
+_NOTE_USE_EVERY_S = 60.0
 
 _NO_DIGEST = hashlib.sha256(b"").hexdigest()
+_LIMITED_TO_COMMANDS = "it may run certain commands and read what became of them, and do nothing else to a guest"
 
 
 class Scope(StrEnum):
     """What a key may be allowed to do.
 
-    Source: HostUp v2 docs, scope map for VMs; polling the output of a command needs ``write:vm``.
+    Source: HostUp v2 docs, scope map for VMs; polling the output of a command needs ``write:vm``. ``admin`` is ours: it
+    adds no action to the others, but every account to the key's own.
     """
 
     READ_VM = "read:vm"
@@ -36,6 +44,11 @@ class Scope(StrEnum):
     POWER_VM = "power:vm"
     BACKUP_VM = "backup:vm"
     WRITE_ACCOUNT = "write:account"
+    ADMIN = "admin"
+
+
+TENANT_SCOPES = tuple(scope for scope in Scope if scope is not Scope.ADMIN)
+"""All that a key of one account can need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +57,28 @@ class Principal:
 
     Attributes:
         key_id: The API key.
-        account: The account whose VMs it sees.
+        account: The account it belongs to.
         scopes: What it may do.
+        vmids: The VMs it sees; ``None``: all of its account, or of all accounts for an operator.
+        commands: Patterns of the commands it may run; none: any.
     """
 
     key_id: str
     account: str
     scopes: frozenset[str]
+    vmids: frozenset[int] | None = None
+    commands: tuple[str, ...] = ()
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether it sees the things of every account."""
+        return Scope.ADMIN in self.scopes
+
+    @property
+    def sight(self) -> Sight:
+        """What it may see. One that is limited to certain commands sees those that were started with its key."""
+        account = None if self.is_operator else self.account
+        return Sight(account, self.vmids, self.key_id if self.commands else None)
 
     def require(self, scope: Scope) -> None:
         """Insist on a scope.
@@ -60,6 +88,21 @@ class Principal:
         """
         if scope not in self.scopes:
             raise ForbiddenError(scope)
+
+    def require_any_command(self) -> None:
+        """Insist that it isn't limited to certain commands: what it asks for could do as much as any command.
+
+        Raises:
+            KeyLimitedError: It is.
+        """
+        if self.commands:
+            raise KeyLimitedError(_LIMITED_TO_COMMANDS)
+
+    @classmethod
+    def of(cls, key: ApiKey) -> "Principal":
+        """Let a key act."""
+        vmids = frozenset(key.allowed_vmids) if key.allowed_vmids else None
+        return cls(key.id, key.account, frozenset(key.scopes), vmids, key.allowed_commands)
 
 
 def issue_key(
@@ -74,7 +117,7 @@ def issue_key(
     secret = ids.key_secret(key_id)
     key = ApiKey(
         id=key_id,
-        secret_sha256=_digest(secret),
+        secret_sha256=digest(secret),
         account=account,
         name=name,
         scopes=tuple(scopes),
@@ -91,20 +134,27 @@ class _Seen:
     key: ApiKey
     principal: Principal
     until_s: float
+    use_noted_s: float
 
 
 class Access:
     """Turns the key of a request into a principal."""
 
     def __init__(
-        self, store: Store, clock: Callable[[], datetime] = now, *, time_s: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        tries: Tries,
+        clock: Callable[[], datetime] = now,
+        *,
+        time_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
+        self._tries = tries
         self._clock = clock
         self._time_s = time_s
-        self._seen: dict[str, _Seen] = {}
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
-    def authenticate(self, api_key: str | None, authorization: str | None) -> Principal:
+    def authenticate(self, api_key: str | None, authorization: str | None, address: str | None) -> Principal:
         """Find out who is asking.
 
         Source: HostUp v1 docs, authentication: ``X-API-Key: <key>`` or ``Authorization: Bearer <key>``.
@@ -112,50 +162,85 @@ class Access:
         Args:
             api_key: The value of ``X-API-Key``.
             authorization: The value of ``Authorization``.
+            address: Where the request comes from.
 
         Raises:
-            UnauthorizedError: No key, two different ones, or one that is unknown, wrong, revoked or expired.
+            UnauthorizedError: No key, two different ones, or one that is unknown, wrong, revoked, expired, switched
+                off, or not to be used from there.
+            RateLimitedError: Too many wrong ones came from there.
         """
         secret = _choose(api_key, _bearer(authorization))
         match = _KEY.fullmatch(secret)
-        if match is None:
-            raise UnauthorizedError("The API key is not valid")
-        digest = _digest(secret)
-        seen = self._seen.get(digest)
-        if seen is None or seen.until_s < self._time_s():
-            seen = self._look_up(match[1], digest)
-        self._insist_on_life(seen.key)
-        return seen.principal
+        sha256 = digest(secret) if match else ""
+        seen = self._seen.get(sha256)
+        if seen and self._time_s() <= seen.until_s and not self._why_not(seen.key, address):
+            return seen.principal
+        with self._tries.trying(sha256, address):
+            if match is None:
+                raise UnauthorizedError("The API key is not valid")
+            seen = self._look_up(match[1], sha256)
+            self._insist_on_life(seen.key, address)
+            return seen.principal
 
-    def _look_up(self, key_id: str, digest: str) -> "_Seen":
+    def _look_up(self, key_id: str, sha256: str) -> "_Seen":
         """Read a key, and remember it for a moment if it is the right one: a wrong key leaves nothing behind.
 
         Raises:
             UnauthorizedError: It is unknown or wrong.
         """
-        until_s = self._time_s() + SEEN_FOR_S
+        asked_s = self._time_s()
         key = self._store.run(keys.find(key_id))
-        right = hmac.compare_digest(digest, key.secret_sha256 if key else _NO_DIGEST)
+        right = hmac.compare_digest(sha256, key.secret_sha256 if key else _NO_DIGEST)
+        before = self._seen.pop(sha256, None)
         if key is None or not right:
-            self._seen.pop(digest, None)
             raise UnauthorizedError("The API key is not valid")
-        seen = self._seen[digest] = _Seen(key, Principal(key.id, key.account, frozenset(key.scopes)), until_s)
+        noted_s = before.use_noted_s if before else -_NOTE_USE_EVERY_S
+        if asked_s - noted_s >= _NOTE_USE_EVERY_S and key.revoked_at is None:
+            noted_s = asked_s
+            self._store.run(keys.note_use(key.id, self._clock()))
+        return self._remember(sha256, _Seen(key, Principal.of(key), asked_s + SEEN_FOR_S, noted_s))
+
+    def _remember(self, sha256: str, seen: _Seen) -> _Seen:
+        self._seen[sha256] = seen
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
         return seen
 
-    def principal_of(self, key: ApiKey) -> Principal:
+    def principal_of(self, key: ApiKey, address: str | None) -> Principal:
         """Let a key act that was read for a token.
 
         Raises:
-            UnauthorizedError: It is revoked or expired.
+            UnauthorizedError: It is revoked, expired, switched off, or not to be used from there.
         """
-        self._insist_on_life(key)
-        return Principal(key.id, key.account, frozenset(key.scopes))
+        self._insist_on_life(key, address)
+        return Principal.of(key)
 
-    def _insist_on_life(self, key: ApiKey) -> None:
+    def _insist_on_life(self, key: ApiKey, address: str | None) -> None:
+        reason = self._why_not(key, address)
+        if reason:
+            raise UnauthorizedError(reason)
+
+    def _why_not(self, key: ApiKey, address: str | None) -> str | None:
+        """Tell why a key that is right doesn't count; ``None``: it does."""
         if key.revoked_at is not None:
-            raise UnauthorizedError("The API key has been revoked")
+            return "The API key has been revoked"
+        if not key.is_active:
+            return "The API key is switched off"
         if key.expires_at is not None and key.expires_at <= self._clock():
-            raise UnauthorizedError("The API key has expired")
+            return "The API key has expired"
+        if key.allowed_ips and not _is_within(address, key.allowed_ips):
+            return "The API key may not be used from this address"
+        return None
+
+
+def _is_within(address: str | None, networks: Iterable[str]) -> bool:
+    """Tell whether an address lies in one of some networks; one that can't be read lies in none."""
+    try:
+        found = ipaddress.ip_address(address or "")
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return any((mapped or found) in ipaddress.ip_network(network) for network in networks)
 
 
 def _choose(api_key: str | None, bearer: str | None) -> str:
@@ -172,5 +257,6 @@ def _bearer(authorization: str | None) -> str | None:
     return token if scheme.lower() == "bearer" else None
 
 
-def _digest(secret: str) -> str:
+def digest(secret: str) -> str:
+    """Digest a secret as it is stored. It holds 256 random bits, so a fast hash is enough."""
     return hashlib.sha256(secret.encode()).hexdigest()

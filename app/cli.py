@@ -1,4 +1,4 @@
-"""The ``ownup`` command: makes, lists and withdraws API keys, straight in the store."""
+"""The ``ownup`` command: makes, lists and withdraws API keys, straight in the store. The rest of it is elsewhere."""
 
 import json
 import os
@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from app.access import Scope, issue_key
+from app.access import TENANT_SCOPES, Scope, issue_key
+from app.cli_audit import audit_group
 from app.core.clock import now
 from app.core.env import load
 from app.core.errors import OwnUpError
@@ -31,6 +32,9 @@ def main() -> None:
     """Look after an OwnUp installation."""
 
 
+main.add_command(audit_group)
+
+
 @main.group("keys")
 def keys_group() -> None:
     """Make, list and revoke API keys."""
@@ -39,7 +43,9 @@ def keys_group() -> None:
 @keys_group.command()
 @click.option("--account", required=True, callback=_not_blank, help="The account whose VMs the key sees.")
 @click.option("--name", required=True, help="What the key is for.")
-@click.option("--scopes", required=True, help=f"Comma-separated list of {', '.join(Scope)}; or: all.")
+@click.option(
+    "--scopes", required=True, help=f"Comma-separated list of {', '.join(Scope)}; or: all, which is all but admin."
+)
 @click.option("--expires-in-days", type=click.IntRange(1, 36500), help="Default: never.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def create(account: str, name: str, scopes: str, expires_in_days: int | None, *, as_json: bool) -> None:
@@ -82,7 +88,7 @@ def revoke(key_id: str) -> None:
 
 def _parse_scopes(text: str) -> tuple[str, ...]:
     if text == "all":
-        return tuple(Scope)
+        return TENANT_SCOPES
     wanted = [part.strip() for part in text.split(",") if part.strip()]
     unknown = [scope for scope in wanted if scope not in set(Scope)]
     if unknown or not wanted:

@@ -1,26 +1,23 @@
-"""The web half's road of a command: check, record, hand over, wait for its pid, read its result, have it killed.
+"""The web half's road of a command: check, record, hand over, wait for its pid, have it killed.
 
 Knows records, their waits and what an idempotency key means. Doesn't know HTTP, and never talks to a node or a guest.
 """
 
 import hashlib
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 from app.access import Principal
+from app.allowed_commands import insist_on_allowed
 from app.core import ids
 from app.core.clock import now
 from app.core.errors import (
     IdempotencyConflictError,
     IllegalMoveError,
-    InvalidRequestError,
     NotFoundError,
-    Problem,
     StartExpiredError,
     StartRefusedError,
     StartUnknownError,
@@ -29,17 +26,16 @@ from app.core.errors import (
 )
 from app.core.queues import KILL_COMMAND, START_COMMAND
 from app.core.records import Command, CommandEnd, CommandRequest, CommandState, VmStatus
-from app.core.store import Call, Store, commands, idempotency, vms
-from app.core.store.commands import Result
+from app.core.store import Call, Store, commands, idempotency
+from app.core.store.commands import Bounds
 from app.core.store.idempotency import Reservation
 from app.dispatch import Dispatch, insist_on_node
 from app.guard import Guard
-from app.inventory import VmView, owned
+from app.inventory import VmView
 from app.order import Order
+from app.results import Result, Results
 from app.settings import WebSettings
 from app.wakeups import Waiter, Wakeups, wait
-
-__all__ = ["Commands", "Result"]
 
 T = TypeVar("T")
 
@@ -58,7 +54,7 @@ _OUT_OF_SIGHT = "The command was started; its VM or its record is not there any 
 
 @dataclass(frozen=True)
 class Commands:
-    """Starts and kills commands, and tells what became of them.
+    """Starts and kills commands.
 
     Attributes:
         store: Where records are.
@@ -66,7 +62,7 @@ class Commands:
         guard: Refuses catastrophic commands.
         wakeups: Tells when a record has changed.
         settings: Deadlines and times to live.
-        seats: One for each request that may wait for the end of a command at the same time.
+        results: Tells what became of commands.
         clock: The time.
     """
 
@@ -75,7 +71,7 @@ class Commands:
     guard: Guard
     wakeups: Wakeups
     settings: WebSettings
-    seats: threading.BoundedSemaphore
+    results: Results
     clock: Callable[[], datetime] = field(default=now)
 
     def start(
@@ -105,6 +101,8 @@ class Commands:
 
         Raises:
             CommandBlockedError: The guard refuses the line.
+            KeyLimitedError: The key may not run it.
+            TooManyCommandsError: As many as may be are under way; it was not run.
             IdempotencyConflictError: The key stands for another order.
             NodeUnavailableError: No worker listens on the VM's node.
             VmNotRunningError: The VM is not running.
@@ -164,21 +162,6 @@ class Commands:
         except NotFoundError as exc:
             raise StartUnknownError(_OUT_OF_SIGHT) from exc
 
-    def result(self, principal: Principal, vmid: int, pid: int, *, wait_s: float) -> tuple[VmView, Result]:
-        """Read what is known of a command, in one round trip, or wait for its end; the guest isn't asked.
-
-        Args:
-            principal: Who asks.
-            vmid: The VM.
-            pid: The command's process id in the guest.
-            wait_s: How long its end is waited for, where it hasn't come yet.
-
-        Raises:
-            NotFoundError: The principal has no such VM, or no command with this pid is known in it.
-        """
-        known = self._shown(principal, vmid, commands.read_result(vmid, pid))
-        return known if known[1].command.state.ended else self._await_end(principal, known, wait_s)
-
     def kill(self, principal: Principal, view: VmView, pid: int) -> Command:
         """Have a running command killed and wait a while for its end. One that has ended stays as it ended.
 
@@ -192,7 +175,7 @@ class Commands:
             NotFoundError: No command with this pid is known in the VM.
             StoreUnavailableError: Redis is away; the kill may have been asked for, and can be asked for again.
         """
-        return self._kill(view, commands.request_kill(view.vm.vmid, pid, principal.account))
+        return self._kill(view, commands.request_kill(view.vm.vmid, pid, principal.sight))
 
     def cancel(self, principal: Principal, view: VmView, command_id: str) -> Command:
         """Do as ``kill`` does, to a command of any kind: one that isn't sent yet isn't sent then, a file is broken off.
@@ -207,41 +190,7 @@ class Commands:
             NotFoundError: The VM has no such command.
             StoreUnavailableError: Redis is away; it may have been asked for, and can be asked for again.
         """
-        return self._kill(view, commands.request_cancel(view.vm.vmid, command_id, principal.account))
-
-    def find(self, principal: Principal, vmid: int, command_id: str) -> Result:
-        """Read what is known of a command of any kind by its id; the guest isn't asked.
-
-        Raises:
-            NotFoundError: The principal has no such VM, or the VM has no such command.
-        """
-        _, result = self._shown(principal, vmid, commands.find_result(command_id))
-        if result.command.vmid != vmid:
-            raise NotFoundError("Command")
-        return result
-
-    def list_page(
-        self, principal: Principal, view: VmView, *, after: str | None, limit: int
-    ) -> tuple[tuple[Command, ...], bool]:
-        """Read the next commands that were started in a VM, through whichever face, oldest first.
-
-        Args:
-            principal: Who asks.
-            view: The VM.
-            after: Id of the command that the page before ended with; ``None`` for the first page.
-            limit: How many are read at most.
-
-        Returns:
-            The commands, and whether there are more.
-
-        Raises:
-            InvalidRequestError: Nobody knows of the one before (any more).
-        """
-        call = commands.list_page(view.vm.vmid, principal.account, after=after, limit=limit + 1)
-        found = self.store.run(call)
-        if found is None:
-            raise InvalidRequestError(Problem("marker", f"{after} is not in the list"))
-        return found[:limit], len(found) > limit
+        return self._kill(view, commands.request_cancel(view.vm.vmid, command_id, principal.sight))
 
     def _kill(self, view: VmView, request: Call[Command | None]) -> Command:
         """Have a kill noted, hand it over and wait for the end of the command.
@@ -260,22 +209,6 @@ class Commands:
             ended = wait(woken, self.settings.exec_kill_wait_s, lambda: self._find_ended(command.id))
         return ended or self._get(command.id)
 
-    def _await_end(self, principal: Principal, known: tuple[VmView, Result], wait_s: float) -> tuple[VmView, Result]:
-        """Wait for a command's end and tell what is known then, or when the time is up.
-
-        Redis is asked at once, because what was told before has woken nobody here, and then when there is news.
-
-        Raises:
-            NotFoundError: The VM or the record has gone.
-        """
-        with self._seat(wait_s) as may_wait:
-            if not may_wait:
-                return known
-            command = known[1].command
-            with self.wakeups.expect(command.id) as woken:
-                woken.set()
-                return self._see_end(principal, command, woken, wait_s) or known
-
     def _await_outcome(
         self, principal: Principal, view: VmView, command: Command, order: Order, woken: Waiter
     ) -> tuple[VmView, Result]:
@@ -288,46 +221,7 @@ class Commands:
         started = self._await_pid(command, order, woken)
         if woken.told != CommandState.RUNNING:
             woken.set()  # it may have ended already
-        with self._seat(order.wait_s) as may_wait:
-            ended = self._see_end(principal, started, woken, order.wait_s) if may_wait else None
-        return ended or (view, Result(started, b"", b""))
-
-    def _see_end(
-        self, principal: Principal, command: Command, woken: Waiter, wait_s: float
-    ) -> tuple[VmView, Result] | None:
-        known: tuple[VmView, Result] | None = None
-
-        def look() -> tuple[VmView, Result] | None:
-            nonlocal known
-            known = self._look(principal, command)
-            return known if known[1].command.state.ended else None
-
-        return wait(woken, wait_s, look, reread_s=wait_s, not_for=CommandState.RUNNING) or known
-
-    def _look(self, principal: Principal, command: Command) -> tuple[VmView, Result]:
-        return self._shown(principal, command.vmid, commands.find_result(command.id))
-
-    def _shown(self, principal: Principal, vmid: int, read: Call[Result | None]) -> tuple[VmView, Result]:
-        """Read a VM and a command's result, and let a principal see them.
-
-        Raises:
-            NotFoundError: There is nothing, or it belongs to another account.
-        """
-        view, result = self.store.run_both(vms.read(vmid), read)
-        known = owned(principal, view)
-        if result is None or result.command.account != principal.account:
-            raise NotFoundError("Command")
-        return known, result if result.whole else self.store.run(commands.fetch_output(result))
-
-    @contextmanager
-    def _seat(self, wait_s: float) -> Iterator[bool]:
-        """Take a seat for a wait, if there is one: a plain request must always find a thread."""
-        taken = wait_s > 0 and self.seats.acquire(blocking=False)
-        try:
-            yield taken
-        finally:
-            if taken:
-                self.seats.release()
+        return self.results.await_end(principal, started, woken, order.wait_s) or (view, Result(started, b"", b""))
 
     def _start(
         self,
@@ -340,7 +234,7 @@ class Commands:
         on_repeat: Callable[[], None],
         follow: Callable[[Command, Order, Waiter], T],
     ) -> T:
-        self._check(order.request)
+        self._check(principal, order.request)
         command = self._new_command(principal, view, order, request_id)
         if idempotency_key is None:
             return self._deliver(view, command, order, together_with=(), on_repeat=on_repeat, follow=follow)
@@ -352,7 +246,9 @@ class Commands:
         mark = idempotency.mark_recorded(command.account, command.vmid, key)
         return self._deliver(view, command, order, together_with=(mark,), on_repeat=on_repeat, follow=follow)
 
-    def _check(self, request: CommandRequest) -> None:
+    def _check(self, principal: Principal, request: CommandRequest) -> None:
+        if principal.commands:
+            insist_on_allowed(principal.commands, request)
         cwd = request.cwd or "/"
         if request.argv is None:
             self.guard.check_line(request.line, cwd=cwd)
@@ -412,7 +308,8 @@ class Commands:
         insist_on_node(view)
         _insist_on_running(view, order)
         within_s = self._deliver_within_s(order)
-        create = commands.create(command, order.request, deliver_within_s=within_s)
+        bounds = Bounds(self.settings.exec_max_running_per_vm, self.settings.exec_max_running_per_key)
+        create = commands.create(command, order.request, deliver_within_s=within_s, bounds=bounds)
         with self.wakeups.expect(command.id) as woken:
             try:
                 created, *_ = self.dispatch.put(

@@ -10,7 +10,7 @@ from flask import Flask
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app import docs, health, request_log
+from app import audit_trail, docs, health, request_log
 from app.access import Access
 from app.api import failures
 from app.api.json_text import CompactJson
@@ -20,6 +20,8 @@ from app.api.v1.face import BASE, create_api
 from app.api.v2 import errors as v2_errors
 from app.api.v2 import face as v2_face
 from app.api.v2 import routes as v2_routes
+from app.audit import Audit
+from app.audit_chain import Seal
 from app.commands import Commands
 from app.core import ids
 from app.core.clock import now
@@ -32,12 +34,16 @@ from app.guest_settings import GuestSettings
 from app.history import History
 from app.inventory import Inventory
 from app.jobs import Jobs
+from app.proxies import TrustedProxies
 from app.public_ids import PublicIds
+from app.results import Results
 from app.services import Services, install
 from app.settings import WebSettings
 from app.snapshots import Snapshots
 from app.ssh_keys import SshKeys
+from app.throttle import RouteClass, Tally, Throttle
 from app.tokens import Tokens
+from app.tries import Tries
 from app.wakeups import Wakeups
 
 
@@ -60,18 +66,22 @@ def create_app(
     """
     client = redis_client or connect(settings)
     store = Store(client)
-    dispatch = Dispatch(client)
+    dispatch = Dispatch(client, audit_trail.intent)
     seats = threading.BoundedSemaphore(settings.threads // 2)
+    all_wakeups = wakeups or Wakeups(client)
+    results = Results(store, all_wakeups, seats)
     commands = Commands(
         store=store,
         dispatch=dispatch,
         guard=guard or Guard.from_files(settings.guard_rules_files),
-        wakeups=wakeups or Wakeups(client),
+        wakeups=all_wakeups,
         settings=settings,
-        seats=seats,
+        results=results,
         clock=clock,
     )
-    access, inventory = Access(store, clock), Inventory(store)
+    tally = Tally(client)
+    tries, throttle = Tries(tally, settings.rate_limit_failed_auth), _throttle(tally, settings)
+    access, inventory = Access(store, tries, clock), Inventory(store)
     all_jobs = Jobs(store, dispatch, settings, clock)
     services = Services(
         settings=settings,
@@ -79,15 +89,18 @@ def create_app(
         access=access,
         inventory=inventory,
         commands=commands,
-        files=Files(store, dispatch, commands.wakeups, settings, seats, clock),
+        results=results,
+        files=Files(store, dispatch, all_wakeups, settings, seats, clock),
         jobs=all_jobs,
         snapshots=Snapshots(store, all_jobs),
-        guest_settings=GuestSettings(GuestCalls(store, dispatch, commands.wakeups, settings, clock), commands),
+        guest_settings=GuestSettings(GuestCalls(store, dispatch, all_wakeups, settings, clock), commands),
         ssh_keys=SshKeys(store, clock),
-        history=History(store),
+        history=History(store, inventory),
         vps_ids=PublicIds(store, inventory, ids.vps_id),
         server_ids=PublicIds(store, inventory, ids.openstack_id),
-        tokens=Tokens(store, access),
+        tokens=Tokens(store, access, tries, throttle),
+        throttle=throttle,
+        audit=Audit(store, Seal(settings.audit_secret), max_entries=settings.audit_max_entries, clock=clock),
         clock=clock,
     )
     return _flask_app(services)
@@ -108,6 +121,15 @@ def connect(settings: WebSettings) -> redis.Redis:
     )
 
 
+def _throttle(tally: Tally, settings: WebSettings) -> Throttle:
+    rates = {
+        RouteClass.READS: settings.rate_limit_reads,
+        RouteClass.EXEC: settings.rate_limit_exec,
+        RouteClass.POWER: settings.rate_limit_power,
+    }
+    return Throttle(tally, rates)
+
+
 class _SyncFlask(Flask):
     """An application without coroutines: Flask would look for them in every function it calls for a request."""
 
@@ -122,6 +144,7 @@ def _flask_app(services: Services) -> Flask:
     app.url_map.merge_slashes = False  # a redirect would be an answer without the face's body
     install(app, services)
     request_log.install(app)
+    audit_trail.install(app)
     failures.install(app, {BASE: errors.FACE, v2_face.BASE: v2_errors.FACE} | openstack.FACES, otherwise=errors.FACE)
     api = create_api(app)
     v1 = (vms, agent_exec, jobs, guest_settings, ssh_keys, snapshots)
@@ -131,4 +154,6 @@ def _flask_app(services: Services) -> Flask:
     openstack.register(app)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(docs.blueprint)
+    if services.settings.trusted_proxies:
+        app.wsgi_app = TrustedProxies(app.wsgi_app, services.settings.trusted_proxies)  # type: ignore[method-assign]
     return app

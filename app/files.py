@@ -28,6 +28,7 @@ from app.core.errors import (
 from app.core.queues import MOVE_FILE
 from app.core.records import Command, CommandEnd, CommandKind, CommandRequest, CommandState
 from app.core.store import Store, commands
+from app.core.store.commands import Bounds
 from app.core.store.files import CHUNK_BYTES, WINDOW_CHUNKS, Lane, MessageKind
 from app.dispatch import Dispatch
 from app.file_stream import Download, Lanes
@@ -93,6 +94,7 @@ class Files:
             GuestCallRefusedError: The guest said no; a directory, or no such file.
             GuestCallExpiredError: Nobody took it in time.
             TransferBrokenError: It was broken off at once.
+            TooManyCommandsError: As many as may be are under way; nothing was done.
             UnavailableError: The node, or the data store, is away; or too much goes on already.
             VmNotRunningError: The VM is not running.
         """
@@ -141,6 +143,7 @@ class Files:
             GuestCallRefusedError: The guest said no, or it was broken off; the file is as it was.
             GuestCallExpiredError: Nobody took it in time; the file is as it was.
             GuestCallUnknownError: All of it was sent; the file may be as it was, or not.
+            TooManyCommandsError: As many as may be are under way; nothing was done.
             UnavailableError: The node, or the data store, is away; or too much goes on already.
             VmNotRunningError: The VM is not running.
         """
@@ -219,7 +222,8 @@ class Files:
         insist_on_guest(view, TASKS[kind])
         command = self._new_command(principal, view, kind, request_id)
         within_s = self.settings.exec_start_timeout_s
-        create = commands.create(command, CommandRequest(path=path), deliver_within_s=within_s)
+        bounds = Bounds(self.settings.exec_max_running_per_vm, self.settings.exec_max_running_per_key)
+        create = commands.create(command, CommandRequest(path=path), deliver_within_s=within_s, bounds=bounds)
         with self.wakeups.expect(command.id) as woken:
             self.dispatch.put(
                 command.node,

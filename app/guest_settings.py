@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from app.access import Principal
-from app.commands import Commands, Result
+from app.commands import Commands
 from app.core.errors import (
     GuestCallError,
     GuestCallExpiredError,
@@ -23,6 +23,7 @@ from app.core.records import CommandRequest, CommandState, GuestAction, SshKey
 from app.guest_calls import GuestCalls, Patience, insist_on_guest
 from app.inventory import VmView
 from app.order import Order
+from app.results import Result
 
 GLANCE = Patience(deliver_s=1.0, reply_s=0.0)
 """For a hostname that is shown if it comes at once, and not missed otherwise."""

@@ -8,7 +8,7 @@ from app.core.records import VmStatus
 from app.core.store import Store, vms
 from app.core.store.vms import VmView
 
-__all__ = ["Inventory", "VmView", "owned"]
+__all__ = ["Inventory", "VmView", "known"]
 
 
 class Inventory:
@@ -21,33 +21,33 @@ class Inventory:
         """Read one VM.
 
         Raises:
-            NotFoundError: There is no such VM, or it belongs to another account: the two look the same.
+            NotFoundError: There is no such VM, or the principal doesn't see it: the two look the same.
         """
-        return owned(principal, self._store.run(vms.read(vmid)))
+        return known(self._store.run(vms.read(vmid, principal.sight)))
 
     def list_vms(self, principal: Principal) -> tuple[VmView, ...]:
-        """Read all VMs of the principal's account, by vmid."""
-        return tuple(_as_known(view) for view in self._store.run(vms.list_owned(principal.account)))
+        """Read all VMs that the principal sees, by vmid."""
+        return tuple(_as_known(view) for view in self._store.run(vms.list_seen(principal.sight)))
 
     def list_page(self, principal: Principal, *, after: int, limit: int) -> tuple[tuple[VmView, ...], bool]:
-        """Read the next VMs of the principal's account, by vmid, and tell whether there are more.
+        """Read the next VMs that the principal sees, by vmid, and tell whether there are more.
 
         Args:
             principal: Who asks.
             after: The vmid that the last page ended with; 0 for the first page.
             limit: How many VMs are read at most.
         """
-        found = self._store.run(vms.list_page(principal.account, after=after, limit=limit + 1))
+        found = self._store.run(vms.list_page(principal.sight, after=after, limit=limit + 1))
         return tuple(_as_known(view) for view in found[:limit]), len(found) > limit
 
 
-def owned(principal: Principal, view: VmView | None) -> VmView:
-    """Let a principal see a VM that was read.
+def known(view: VmView | None) -> VmView:
+    """Tell what may be said of a VM that was read.
 
     Raises:
-        NotFoundError: Nothing was read, or the VM belongs to another account.
+        NotFoundError: Nothing was read: there is none, or none to be seen.
     """
-    if view is None or view.vm.account != principal.account:
+    if view is None:
         raise NotFoundError("VM")
     return _as_known(view)
 

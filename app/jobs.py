@@ -70,10 +70,10 @@ class Jobs:
         """Read a job. One that no worker has started in time is ended first, so that nobody polls it for ever.
 
         Raises:
-            NotFoundError: There is no such job, or it belongs to another account.
+            NotFoundError: There is no such job, or it is about a VM that the principal doesn't see.
         """
-        moment, job = self.store.run_both(store.time(), jobs.find(job_id))
-        if job is None or job.account != principal.account:
+        moment, job = self.store.run_both(store.time(), jobs.find(job_id, principal.sight))
+        if job is None:
             raise NotFoundError("Job")
         if job.state is JobState.QUEUED and job.start_by < moment:  # read after the time: it can't be started any more
             self.store.run(jobs.finish(job_id, JobState.FAILED, _NOT_STARTED, self.clock()))
@@ -92,7 +92,7 @@ class Jobs:
         return Job(
             id=ids.job_id(kind, view.vm.vmid, created_at),
             vmid=view.vm.vmid,
-            account=principal.account,
+            account=view.vm.account,
             node=view.vm.node,
             kind=kind,
             state=JobState.QUEUED,

@@ -1,15 +1,21 @@
 """Which VM a derived public id means: HostUp v2's ``vps_…`` or OpenStack's server id, given how it is derived.
 
 Ids are derived one way, and the same for a vmid for ever. So nothing is stored about them: each process derives the ids
-of an account's VMs when it first meets one that it doesn't know, and what it has derived never becomes wrong.
+of the VMs that somebody may see when it first meets one that it doesn't know, and what it has derived never becomes
+wrong. What others may see is no help in that: a foreign id takes the steps of one that doesn't exist.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 from app.access import Principal
 from app.core.errors import NotFoundError
-from app.core.store import Store, vms
+from app.core.store import Sight, Store, vms
 from app.inventory import Inventory, VmView
+
+_REMEMBERED = 1000
+"""For how many different sights a process remembers ids."""
 
 
 class PublicIds:
@@ -19,21 +25,20 @@ class PublicIds:
         """Know no VM yet.
 
         Args:
-            store: Where the vmids of an account are.
+            store: Where vmids are.
             inventory: Reads a VM that was found.
             derive: Makes the public id of a vmid.
         """
         self._store = store
         self._inventory = inventory
         self._derive = derive
-        self._vmids: dict[str, int] = {}
-        self._derived: set[int] = set()
+        self._vmids: OrderedDict[Sight, dict[str, int]] = OrderedDict()
 
     def get_vm(self, principal: Principal, public_id: str) -> VmView:
         """Read one VM.
 
         Raises:
-            NotFoundError: There is no such VM, or it belongs to another account: the two look the same.
+            NotFoundError: There is no such VM, or the principal doesn't see it: the two look the same.
         """
         return self._inventory.get_vm(principal, self.get_vmid(principal, public_id))
 
@@ -43,14 +48,20 @@ class PublicIds:
         Raises:
             NotFoundError: None that this principal could know of.
         """
-        vmid = self._find_vmid(principal.account, public_id)
+        vmid = self._find_vmid(replace(principal.sight, key_id=None), public_id)
         if vmid is None:
             raise NotFoundError("VM")
         return vmid
 
-    def _find_vmid(self, account: str, public_id: str) -> int | None:
-        if public_id not in self._vmids:
-            for vmid in self._store.run(vms.list_vmids(account)) - self._derived:
-                self._vmids[self._derive(vmid)] = vmid
-                self._derived.add(vmid)
-        return self._vmids.get(public_id)
+    def recall(self, principal: Principal, public_id: str) -> int | None:
+        """Tell which vmid an id was found to stand for before, without asking the store."""
+        return self._vmids.get(replace(principal.sight, key_id=None), {}).get(public_id)
+
+    def _find_vmid(self, sight: Sight, public_id: str) -> int | None:
+        derived = self._vmids.setdefault(sight, {})
+        if public_id not in derived:
+            present = self._store.run(vms.list_vmids(sight))
+            derived |= {self._derive(vmid): vmid for vmid in present.difference(derived.values())}
+        if len(self._vmids) > _REMEMBERED:
+            self._vmids.popitem(last=False)
+        return derived.get(public_id)

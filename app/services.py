@@ -8,6 +8,7 @@ from typing import cast
 from flask import Flask, current_app
 
 from app.access import Access
+from app.audit import Audit
 from app.commands import Commands
 from app.core.store import Store
 from app.files import Files
@@ -16,9 +17,11 @@ from app.history import History
 from app.inventory import Inventory
 from app.jobs import Jobs
 from app.public_ids import PublicIds
+from app.results import Results
 from app.settings import WebSettings
 from app.snapshots import Snapshots
 from app.ssh_keys import SshKeys
+from app.throttle import Throttle
 from app.tokens import Tokens
 
 _EXTENSION = "ownup"
@@ -33,15 +36,18 @@ class Services:
     access: Access
     inventory: Inventory
     commands: Commands
+    results: Results
     files: Files
     jobs: Jobs
     snapshots: Snapshots
     guest_settings: GuestSettings
     ssh_keys: SshKeys
     history: History
+    throttle: Throttle
     vps_ids: PublicIds
     server_ids: PublicIds
     tokens: Tokens
+    audit: Audit
     clock: Callable[[], datetime]
 
 

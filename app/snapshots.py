@@ -12,7 +12,7 @@ from app.core.store import Store, snapshots, vms
 from app.core.store.snapshots import VmSnapshots
 from app.dispatch import insist_on_node
 from app.gates import OPEN, Gate
-from app.inventory import VmView, owned
+from app.inventory import VmView, known
 from app.jobs import Jobs
 
 _NOT_KNOWN = Gate("The snapshots of the VPS are not known: it has not been seen running yet", "snapshots_unknown")
@@ -101,10 +101,10 @@ class Snapshots:
         """Read the snapshots of one VM.
 
         Raises:
-            NotFoundError: There is no such VM, or it belongs to another account.
+            NotFoundError: There is no such VM, or the principal doesn't see it.
         """
-        view, known = self._store.run_both(vms.read(vmid), snapshots.read(vmid))
-        return SnapshotsView(owned(principal, view), known)
+        view, told = self._store.run_both(vms.read(vmid, principal.sight), snapshots.read(vmid, principal.sight))
+        return SnapshotsView(known(view), told)
 
     def create(self, principal: Principal, vmid: int, name: str, description: str | None) -> Job:
         """Queue the taking of a snapshot.
@@ -112,7 +112,7 @@ class Snapshots:
         Effect: the guest is halted while its memory is saved.
 
         Raises:
-            NotFoundError: There is no such VM, or it belongs to another account.
+            NotFoundError: There is no such VM, or the principal doesn't see it.
             NodeUnavailableError: No worker listens on the VM's node.
             SnapshotExistsError: It has a snapshot of this name.
             GateClosedError: None can be taken now.
@@ -129,7 +129,7 @@ class Snapshots:
         Effect: the VM's memory and disks are replaced; its running commands end as lost.
 
         Raises:
-            NotFoundError: There is no such VM or snapshot, or it belongs to another account.
+            NotFoundError: There is no such VM or snapshot, or the principal doesn't see it.
             NodeUnavailableError: No worker listens on the VM's node.
             GateClosedError: It can't be done now.
         """
@@ -142,7 +142,7 @@ class Snapshots:
         """Queue the deletion of a snapshot.
 
         Raises:
-            NotFoundError: There is no such VM or snapshot, or it belongs to another account.
+            NotFoundError: There is no such VM or snapshot, or the principal doesn't see it.
             NodeUnavailableError: No worker listens on the VM's node.
             GateClosedError: It can't be done now.
         """

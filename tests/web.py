@@ -14,7 +14,7 @@ from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 from werkzeug.test import TestResponse
 
-from app.access import Scope, issue_key
+from app.access import TENANT_SCOPES, Scope, issue_key
 from app.core import clock
 from app.core.env import load
 from app.core.queues import ASK_AGENT, KILL_COMMAND, START_COMMAND, queue_name
@@ -25,6 +25,7 @@ from app.factory import connect, create_app
 from app.services import Services, services
 from app.settings import WebSettings
 from app.wakeups import Wakeups
+from lab.limits import HIGH_LIMITS
 
 NODE = "node-1"
 ACCOUNT = "acme"
@@ -81,7 +82,7 @@ class Web:
     """The web application on a real Redis, with one account that may do everything."""
 
     def __init__(self, redis_url: str, **environ: str) -> None:
-        self.settings = load(WebSettings, {"REDIS_URL": redis_url, "REDIS_TIMEOUT_S": "0.5"} | environ)
+        self.settings = load(WebSettings, HIGH_LIMITS | {"REDIS_URL": redis_url, "REDIS_TIMEOUT_S": "0.5"} | environ)
         self.client = connect(self.settings)
         self.wakeups = Wakeups(self.client)
         self.app = create_app(self.settings, redis_client=self.client, wakeups=self.wakeups)
@@ -98,7 +99,7 @@ class Web:
             return services()
 
     def make_key(self, *scopes: Scope, account: str = ACCOUNT, expires_at: datetime | None = None) -> str:
-        key, secret = issue_key(account, "test", scopes or tuple(Scope), clock.now(), expires_at)
+        key, secret = issue_key(account, "test", scopes or TENANT_SCOPES, clock.now(), expires_at)
         self.store.run(keys.save(key))
         return secret
 

@@ -6,9 +6,9 @@ How each field is spelt is the face's business. Knows no store.
 import base64
 from typing import Any
 
-from app.commands import Result
 from app.core.records import Command, CommandState
 from app.inventory import VmView
+from app.results import Result
 
 NO_EXIT_CODE = -1
 """What a command that ended without one of its own reads as, so that a client that waits for one gets out."""

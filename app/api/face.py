@@ -6,10 +6,22 @@ from typing import Any, cast
 
 from flask import Flask
 from flask_smorest import Api, Blueprint
+from flask_smorest.utils import prepare_response
 
 from app.api.parsing import RequestParser
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_LIMIT_HEADERS = {
+    "Retry-After": {"description": "Seconds to wait before the next try.", "schema": {"type": "integer"}},
+    "X-RateLimit-Limit": {"description": "How many requests are allowed.", "schema": {"type": "integer"}},
+    "X-RateLimit-Remaining": {"description": "How many are left.", "schema": {"type": "integer"}},
+    "X-RateLimit-Reset": {
+        "description": "When the next one is allowed.",
+        "schema": {"type": "string", "format": "date-time"},
+    },
+}
+"""Source: HostUp v2 docs, rate limits. The last three aren't there if it is commands that are too many."""
 
 
 def about(description: str) -> dict[str, str]:
@@ -23,8 +35,10 @@ class FaceBlueprint(Blueprint):
     ARGUMENTS_PARSER = RequestParser()
 
     def fails(self, *statuses: int) -> Decorator:
-        """Document with which errors a view may answer."""
-        return cast("Decorator", self.doc(responses={status: HTTPStatus(status).name for status in statuses}))
+        """Document with which errors a view may answer; one that asks for a key may always find it used too much."""
+        limited = {HTTPStatus.TOO_MANY_REQUESTS} if HTTPStatus.UNAUTHORIZED in statuses else set()
+        responses = {int(status): HTTPStatus(status).name for status in sorted({*statuses, *limited})}
+        return cast("Decorator", self.doc(responses=responses))
 
 
 def _allow_null(_converter: Any, _field: Any, ret: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
@@ -39,9 +53,13 @@ def _allow_null(_converter: Any, _field: Any, ret: dict[str, Any], **_kwargs: An
 
 
 class FaceApi(Api):
-    """Makes the OpenAPI document of a face, ``/openapi/<name>.json``; a subclass sets ``ERROR_SCHEMA``."""
+    """Makes the OpenAPI document of a face, ``/openapi/<name>.json``; a subclass sets ``ERROR_SCHEMA``.
+
+    It may set ``RATE_LIMITED_SCHEMA`` too, where the body of a 429 has another one.
+    """
 
     DEFAULT_ERROR_RESPONSE_NAME = None
+    RATE_LIMITED_SCHEMA: Any = None
 
     def __init__(self, app: Flask, name: str, *, title: str, version: str, description: str) -> None:
         """Give an application a face, still without routes.
@@ -69,6 +87,15 @@ class FaceApi(Api):
         """Document a way to authenticate; any one of several will do."""
         self.spec.components.security_scheme(name, scheme)
         self.spec.options.setdefault("security", []).append({name: []})
+
+    def _register_responses(self) -> None:
+        """Document the errors, among them the 429 with its header fields."""
+        super()._register_responses()
+        too_many = HTTPStatus.TOO_MANY_REQUESTS
+        schema = self.RATE_LIMITED_SCHEMA or self.ERROR_SCHEMA
+        response = {"description": too_many.phrase, "schema": schema, "headers": _LIMIT_HEADERS}
+        prepare_response(response, self.spec, self.DEFAULT_RESPONSE_CONTENT_TYPE)
+        self.spec.components.response(too_many.name, response, lazy=True)
 
     def _register_error_handlers(self) -> None:
         """Leave errors to ``app.api.failures``, which knows all faces."""

@@ -11,9 +11,10 @@ from http import HTTPStatus
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from app.api.timestamps import timestamp
 from app.core import errors
 from app.core.errors import OwnUpError, Problem
-from app.request_log import note_failure
+from app.request_log import note_error, note_failure
 from app.services import services
 
 Statuses = Mapping[type[OwnUpError], HTTPStatus]
@@ -81,6 +82,7 @@ def install(app: Flask, faces: Mapping[str, Face], otherwise: Face) -> None:
 
 def judge(error: Exception, statuses: Statuses) -> Failure:
     """Find out what a caller may be told of an error; what must be looked into is noted for the log."""
+    note_error(error)
     if isinstance(error, HTTPException):
         return _judge_http(error)
     status = status_of(error, statuses)
@@ -89,7 +91,24 @@ def judge(error: Exception, statuses: Statuses) -> Failure:
         note_failure(error, expected=foreseen)
     if not isinstance(error, OwnUpError) or not foreseen:
         return Failure(error, status, UNEXPECTED)
-    return Failure(error, status, str(error), error.problems)
+    return Failure(error, status, str(error), error.problems, _headers(error))
+
+
+def _headers(error: OwnUpError) -> tuple[tuple[str, str], ...]:
+    """Make the header fields that tell when a refused request may be sent again.
+
+    Source: HostUp v2 docs, rate limits; RFC 9110, 10.2.3.
+    """
+    if isinstance(error, errors.TooManyCommandsError):
+        return (("Retry-After", "1"),)  # nobody knows when one of them ends
+    if not isinstance(error, errors.RateLimitedError):
+        return ()
+    return (
+        ("Retry-After", str(error.retry_after_s)),
+        ("X-RateLimit-Limit", str(error.limit)),
+        ("X-RateLimit-Remaining", str(error.remaining)),
+        ("X-RateLimit-Reset", timestamp(error.reset)),
+    )
 
 
 def status_of(error: Exception, statuses: Statuses) -> HTTPStatus:

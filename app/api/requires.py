@@ -8,8 +8,12 @@ from flask import g, request
 
 from app.access import Principal, Scope
 from app.services import services
+from app.throttle import RouteClass
 
 View = TypeVar("View", bound=Callable[..., Any])
+
+_READING = frozenset({"GET", "HEAD"})
+_POWERFUL = frozenset({Scope.POWER_VM, Scope.BACKUP_VM})
 
 
 def by_key() -> Principal:
@@ -18,17 +22,41 @@ def by_key() -> Principal:
     Raises:
         UnauthorizedError: No API key, or one that doesn't count.
     """
-    return services().access.authenticate(request.headers.get("X-API-Key"), request.headers.get("Authorization"))
+    headers = request.headers
+    return services().access.authenticate(headers.get("X-API-Key"), headers.get("Authorization"), request.remote_addr)
+
+
+def count(principal: Principal, scope: Scope | None = None) -> None:
+    """Count the present request as one of its key's.
+
+    Args:
+        principal: Who is asking.
+        scope: What the key must be allowed to do.
+
+    Raises:
+        RateLimitedError: The key has made as many requests of this class as it may.
+    """
+    if request.method in _READING:
+        route_class = RouteClass.READS
+    else:
+        route_class = RouteClass.POWER if scope in _POWERFUL else RouteClass.EXEC
+    services().throttle.spend(principal.key_id, route_class)
 
 
 def requires(
-    scope: Scope, *, with_query: Mapping[str, Scope] | None = None, who: Callable[[], Principal] = by_key
+    scope: Scope,
+    *,
+    with_query: Mapping[str, Scope] | None = None,
+    about_commands: bool = False,
+    who: Callable[[], Principal] = by_key,
 ) -> Callable[[View], Any]:
     """Let a view be called only with a key that has the scope; the view gets the ``principal``.
 
     Args:
         scope: What the key must be allowed to do.
         with_query: Scopes that count instead where the request has these query parameters.
+        about_commands: Whether all the view can do to a guest is to start commands, which are held against the key's
+            patterns, or to kill them. Only then a key may call it that is limited to certain commands.
         who: Finds out who is asking.
     """
     exceptions = with_query or {}
@@ -37,7 +65,11 @@ def requires(
         @functools.wraps(view)
         def guarded(*args: Any, **kwargs: Any) -> Any:
             principal = g.principal = who()
-            principal.require(next((exceptions[name] for name in exceptions if name in request.args), scope))
+            count(principal, scope)
+            needed = next((exceptions[name] for name in exceptions if name in request.args), scope)
+            principal.require(needed)
+            if needed is Scope.WRITE_VM and not about_commands:
+                principal.require_any_command()
             return view(*args, principal=principal, **kwargs)
 
         guarded.required_scopes = {scope, *exceptions.values()}  # type: ignore[attr-defined]

@@ -12,8 +12,11 @@ which body an error gets is decided by each face, not here.
     │   └── CommandBlockedError       the command is on the list of catastrophic ones
     ├── UnauthorizedError             no key, or one that doesn't count
     ├── ForbiddenError                a good key without the scope
+    │   └── KeyLimitedError           … or one that is limited to other things than this
     ├── NotFoundError                 no such thing *for this caller*
     ├── IdempotencyConflictError      the key was used before, with another body
+    ├── RateLimitedError              more was asked for in a time than is allowed
+    ├── TooManyCommandsError          as many commands are under way as may be
     ├── VmNotRunningError             the VM is off
     ├── GateClosedError               what is wanted makes no sense as the VM is now
     ├── SnapshotExistsError           the VM has a snapshot of that name
@@ -47,6 +50,7 @@ which body an error gets is decided by each face, not here.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
@@ -161,6 +165,17 @@ class ForbiddenError(OwnUpError):
         super().__init__(f"This API key lacks the scope {scope}")
 
 
+class KeyLimitedError(ForbiddenError):
+    """The key has the scope, and its owner has limited it to other things than this; the text says to what."""
+
+    code = "key_limited"
+    title = "API key limited"
+
+    def __init__(self, limit: str) -> None:
+        self.limit = limit
+        OwnUpError.__init__(self, f"This API key is limited: {limit}")
+
+
 class NotFoundError(OwnUpError):
     """The thing doesn't exist for this caller; another account's thing doesn't exist either."""
 
@@ -180,6 +195,45 @@ class IdempotencyConflictError(OwnUpError):
 
     def __init__(self) -> None:
         super().__init__("This Idempotency-Key was used before with another body; nothing was run")
+
+
+class RateLimitedError(OwnUpError):
+    """More requests, or more wrong keys, were sent in a time than is allowed.
+
+    Attributes:
+        limit: How many are allowed.
+        remaining: How many are left.
+        reset: When the next one will be allowed.
+        retry_after_s: How long that takes from now, in whole seconds.
+    """
+
+    code = "rate_limited"
+    title = "Rate limit exceeded"
+
+    def __init__(self, limit: int, remaining: int, reset: datetime, retry_after_s: int) -> None:
+        self.limit = limit
+        self.remaining = remaining
+        self.reset = reset
+        self.retry_after_s = retry_after_s
+        super().__init__("Rate limit exceeded. Please try again later.")
+
+
+class TooManyCommandsError(OwnUpError):
+    """As many commands are under way as may be, in the VM or with the API key; this one was not run.
+
+    Attributes:
+        whose: ``vm`` or ``key``.
+        limit: How many may be.
+    """
+
+    code = "too_many_commands"
+    title = "Too many commands"
+
+    def __init__(self, whose: str, limit: int) -> None:
+        self.whose = whose
+        self.limit = limit
+        name = {"vm": "This VM", "key": "This API key"}[whose]
+        super().__init__(f"{name} has {limit} commands under way, which is as many as it may have; nothing was run")
 
 
 class VmNotRunningError(OwnUpError):

@@ -354,7 +354,7 @@ class GuestAction(StrEnum):
     """What a guest's agent can be asked for on behalf of a request; the worker knows the RPC of each."""
 
     GET_HOSTNAME = "get_hostname"
-    SET_PASSWORD = "set_password"  # noqa: S105 - the name of an action
+    SET_PASSWORD = "set_password"  # nosec B105  # noqa: S105 - the name of an action
     GET_SSH_KEYS = "get_ssh_keys"
     SET_SSH_KEYS = "set_ssh_keys"
 
@@ -451,7 +451,15 @@ class ApiKey:
         scopes: What it may do.
         created_at: When it was made.
         expires_at: From when on it doesn't count any more.
-        revoked_at: When it was withdrawn.
+        revoked_at: When it was withdrawn, for good.
+        description: What its owner says of it.
+        is_test: What its owner said: that it is for trying things out. Changes nothing.
+        is_active: Whether it counts; its owner may switch it off and on.
+        allowed_ips: Networks it may be used from, such as ``192.0.2.0/24``; empty: from everywhere.
+        allowed_vmids: VMs it sees; empty: all of its account.
+        allowed_commands: Patterns of the commands it may run, as ``app.allowed_commands`` reads them; empty: any.
+        created_by: Id of the API key that made it; ``None``: the operator did, at the command line.
+        last_used_at: When it was last used, give or take a minute.
     """
 
     id: str
@@ -462,6 +470,14 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    description: str | None = None
+    is_test: bool = False
+    is_active: bool = True
+    allowed_ips: tuple[str, ...] = ()
+    allowed_vmids: tuple[int, ...] = ()
+    allowed_commands: tuple[str, ...] = ()
+    created_by: str | None = None
+    last_used_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

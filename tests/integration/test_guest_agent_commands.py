@@ -12,7 +12,7 @@ from app.access import Scope
 from app.core import clock, ids
 from app.core.queues import KILL_COMMAND, START_COMMAND
 from app.core.records import CommandEnd, CommandKind, CommandRequest, CommandState
-from app.core.store import Store, commands
+from app.core.store import Sight, Store, commands
 from tests.openstack import SERVER, Cloud, assert_fault
 from tests.web import EXEC, RUNNING_VM, STOPPED_VM, PlayedWorker, Web, ends_with, tells_pid
 
@@ -275,6 +275,6 @@ class TestCancel:
             started_at=None,
         )
         web.store.run(commands.create(command, CommandRequest(argv=("true",)), deliver_within_s=9))
-        noted = web.store.run(commands.request_cancel(10000, UNKNOWN, "acme"))
+        noted = web.store.run(commands.request_cancel(10000, UNKNOWN, Sight("acme")))
         assert (noted.state, noted.kill_requested_at is not None) == (CommandState.QUEUED, True)
         assert web.store.run(commands.claim(UNKNOWN)).command.kill_requested_at is not None

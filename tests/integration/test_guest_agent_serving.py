@@ -26,7 +26,7 @@ import requests
 from app.core import clock, ids
 from app.core.queues import START_COMMAND
 from app.core.records import Command, CommandRequest, CommandState
-from app.core.store import commands
+from app.core.store import Sight, commands
 from app.core.store.files import CHUNK_BYTES
 from tests.conftest import RedisServer
 from tests.guest_agents import VMID, agent, until, worker
@@ -263,7 +263,7 @@ class TestPrograms:
         )
         request = CommandRequest(argv=("touch", str(tmp_path / "ran")))
         served.web.store.run(commands.create(command, request, deliver_within_s=9))
-        served.web.store.run(commands.request_cancel(VMID, uuid, ACCOUNT))
+        served.web.store.run(commands.request_cancel(VMID, uuid, Sight(ACCOUNT)))
         served.web.services().commands.dispatch.put(NODE, START_COMMAND, (uuid, VMID), timeout_s=60)
         record = served.ended()
         assert (record["uuid"], record["status"], record["result"]) == (uuid, "ERROR", None)

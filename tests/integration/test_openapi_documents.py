@@ -40,7 +40,7 @@ class TestDocument:
         for route, operation in by_route(web.http.get(url).json).items():
             wanted = set()
             if operation.get("security") != []:
-                wanted |= {"401", "503"}
+                wanted |= {"401", "429", "503"}
             if getattr(views[route], "required_scopes", None):
                 wanted |= {"403"}
                 wanted |= {"404"} if "{" in route[1] else set()

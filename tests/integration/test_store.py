@@ -28,7 +28,7 @@ from app.core.records import (
     Vm,
     VmStatus,
 )
-from app.core.store import WAKE_CHANNEL, AsyncStore, Store, commands, idempotency, jobs, keys, nodes, ping, vms
+from app.core.store import WAKE_CHANNEL, AsyncStore, Sight, Store, commands, idempotency, jobs, keys, nodes, ping, vms
 from app.core.store import time as clock
 from app.core.store.commands import Claim, Result
 from app.core.store.idempotency import Reservation
@@ -36,6 +36,7 @@ from app.core.store.nodes import Beat
 from app.core.store.vms import VmView
 
 NOW = datetime(2026, 2, 10, 12, 30, 15, 123456, tzinfo=UTC)
+ACME = Sight("acme")
 VM = Vm(
     vmid=10000,
     name="wéb",
@@ -270,10 +271,10 @@ class TestCommands:
     def test_kill_of_a_running_command_is_noted_once(self, store: Store):
         create(store)
         start(store)
-        noted = store.run(commands.request_kill(10000, 42, "acme"))
+        noted = store.run(commands.request_kill(10000, 42, ACME))
         assert (noted.id, noted.state) == ("c1", CommandState.RUNNING)
         assert noted.kill_requested_at is not None
-        assert store.run(commands.request_kill(10000, 42, "acme")) == noted
+        assert store.run(commands.request_kill(10000, 42, ACME)) == noted
         assert store.run(commands.find("c1")) == noted
 
     def test_kill_of_an_ended_command_changes_nothing(self, store: Store):
@@ -281,15 +282,15 @@ class TestCommands:
         start(store)
         store.run(commands.end("c1", ended(CommandState.EXITED, exit_code=3), ttl_s=60))
         before = store.run(commands.find("c1"))
-        assert store.run(commands.request_kill(10000, 42, "acme")) == before
+        assert store.run(commands.request_kill(10000, 42, ACME)) == before
         assert before.kill_requested_at is None
 
     def test_kill_of_a_foreign_or_unknown_command_is_none(self, store: Store):
         create(store)
         start(store)
-        assert store.run(commands.request_kill(10000, 42, "other")) is None
-        assert store.run(commands.request_kill(10001, 42, "acme")) is None
-        assert store.run(commands.request_kill(10000, 43, "acme")) is None
+        assert store.run(commands.request_kill(10000, 42, Sight("other"))) is None
+        assert store.run(commands.request_kill(10001, 42, ACME)) is None
+        assert store.run(commands.request_kill(10000, 43, ACME)) is None
         assert store.run(commands.find("c1")).kill_requested_at is None
 
 
@@ -314,6 +315,8 @@ class TestIdempotency:
 
     def test_it_is_remembered_that_the_command_was_made(self, store: Store, client: redis.Redis):
         self.reserve(store)
+        assert store.run(idempotency.mark_recorded("acme", 1, "k")) is False, "it wasn't"
+        store.run(commands.create(replace(COMMAND, id="c1"), CommandRequest(line="true"), deliver_within_s=10))
         assert store.run(idempotency.mark_recorded("acme", 1, "k")) is True
         assert self.reserve(store, command="c2") == Reservation(fingerprint="f-c1", command_id="c1", recorded=True)
         assert client.ttl("ownup:idem:acme:1:k") > 86390
@@ -345,15 +348,15 @@ class TestVms:
         store.run(nodes.beat(NODE))
         for vmid, account in ((30, "acme"), (4, "acme"), (5, "other")):
             store.run(vms.publish(replace(VM, vmid=vmid, account=account)))
-        views = store.run(vms.list_owned("acme"))
+        views = store.run(vms.list_seen(ACME))
         assert [(view.vm.vmid, view.node_alive) for view in views] == [(4, True), (30, True)]
-        assert store.run(vms.list_owned("nobody")) == ()
+        assert store.run(vms.list_seen(Sight("nobody"))) == ()
 
     def test_new_owner_has_it_alone(self, store: Store):
         store.run(vms.publish(VM))
         store.run(vms.publish(replace(VM, account="other")))
-        assert store.run(vms.list_owned("acme")) == ()
-        assert len(store.run(vms.list_owned("other"))) == 1
+        assert store.run(vms.list_seen(ACME)) == ()
+        assert len(store.run(vms.list_seen(Sight("other")))) == 1
 
     def test_vmid_of_a_living_node_can_not_be_taken(self, store: Store):
         store.run(nodes.beat(NODE))
@@ -369,7 +372,7 @@ class TestVms:
         assert store.run(vms.read(10000)) is not None
         store.run(vms.remove(10000, "n1"))
         assert store.run(vms.read(10000)) is None
-        assert store.run(vms.list_owned("acme")) == ()
+        assert store.run(vms.list_seen(ACME)) == ()
 
 
 class TestNodes:

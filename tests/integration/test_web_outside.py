@@ -123,8 +123,9 @@ class TestOpenApi:
         required = {"error", "message", "code", "timestamp", "requestId"}
         assert set(schemas["Error"]["required"]) == required
         assert set(schemas["Error"]["properties"]) == required | {"details"}
-        for response in document["components"]["responses"].values():
-            assert response["content"]["application/json"]["schema"]["$ref"].endswith("/Error")
+        for name, response in document["components"]["responses"].items():
+            schema = "RateLimited" if name == "TOO_MANY_REQUESTS" else "Error"
+            assert response["content"]["application/json"]["schema"]["$ref"].endswith(f"/{schema}")
 
     def test_everything_about_starting_a_command_is_there(self, web: Web):
         document = web.http.get("/openapi/v1.json").json

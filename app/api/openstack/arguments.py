@@ -13,10 +13,11 @@ from app.core.records import PowerAction
 
 METHODS = ("password", "application_credential", "token")
 
+_EXAMPLE_KEY = "ownup_0123456789abcdef_secret"
 _LOGIN_EXAMPLE = {
     "identity": {
         "methods": ["password"],
-        "password": {"user": {"name": "ci", "domain": {"id": "default"}, "password": "ownup_0123456789abcdef_secret"}},
+        "password": {"user": {"name": "ci", "domain": {"id": "default"}, "password": _EXAMPLE_KEY}},
     }
 }
 

@@ -34,7 +34,7 @@ def by_token() -> Principal:
     secret = request.headers.get("X-Auth-Token")
     if secret is None:
         raise UnauthorizedError("The request carries no X-Auth-Token: log in first")
-    return services().tokens.principal(secret)
+    return services().tokens.principal(secret, request.remote_addr)
 
 
 requires = partial(requires_of, who=by_token)

@@ -19,6 +19,8 @@ STATUSES: dict[type[OwnUpError], HTTPStatus] = {
     errors.VmNotRunningError: HTTPStatus.CONFLICT,
     errors.GateClosedError: HTTPStatus.CONFLICT,
     errors.IdempotencyConflictError: HTTPStatus.CONFLICT,
+    errors.RateLimitedError: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.TooManyCommandsError: HTTPStatus.TOO_MANY_REQUESTS,
     errors.StartRefusedError: HTTPStatus.CONFLICT,
     errors.StartExpiredError: HTTPStatus.GATEWAY_TIMEOUT,
     errors.GuestCallRefusedError: HTTPStatus.CONFLICT,
@@ -41,7 +43,7 @@ _FAULTS = {
     HTTPStatus.NOT_IMPLEMENTED: "notImplemented",
     HTTPStatus.SERVICE_UNAVAILABLE: "serviceUnavailable",
 }
-"""Source: Nova, api/openstack/wsgi.py, ``Fault``; any other status is a ``computeFault``."""
+"""Source: Nova, api/openstack/wsgi.py, ``Fault``: any other status is a ``computeFault``. 429 has a ``retryAfter``."""
 
 
 def write_fault(failure: Failure) -> Response:
@@ -52,6 +54,8 @@ def write_fault(failure: Failure) -> Response:
     details = "; ".join(f"{problem.name}: {problem.message}" for problem in failure.problems)
     if details and failure.message not in details:
         fault["details"] = details
+    if failure.status is HTTPStatus.TOO_MANY_REQUESTS:
+        fault["retryAfter"] = dict(failure.headers)["Retry-After"]
     return _answer(failure, {_FAULTS.get(failure.status, "computeFault"): fault})
 
 

@@ -24,10 +24,11 @@ from app.api.openstack.guest_agent_schemas import (
 )
 from app.api.order_fields import ExecHeaders
 from app.api.replay import REPLAY_HEADERS, tell_replay
-from app.commands import Result
+from app.audit_trail import note_command
 from app.core.errors import NotFoundError
 from app.order import Order
 from app.request_log import request_id
+from app.results import Result
 from app.services import services
 
 blueprint = ComputeBlueprint(
@@ -54,7 +55,7 @@ _SHOWN = _ENDED | {"result": _ENDED["result"] | {"stdout": "hi\n", "stderr": ""}
 
 
 @blueprint.route(COMMANDS, methods=["POST"])
-@requires(Scope.WRITE_VM)
+@requires(Scope.WRITE_VM, about_commands=True)
 @blueprint.arguments(ExecHeaders(), location="headers", as_kwargs=True)
 @blueprint.arguments(ExecBody())
 @blueprint.fails(400, 401, 403, 404, 406, 409, 413, 415, 500, 503, 504)
@@ -67,11 +68,12 @@ def run_command(
     The answer comes as soon as the guest has told its process id, and doesn't wait for its end. A program that can't be
     started is refused with 409 or, where the guest finds that out by itself, ends with the exit code 127.
     """
+    note_command(order.request)
     view = services().server_ids.get_vm(principal, server_id)
     started = services().commands.start(
         principal, view, order, request_id(), idempotency_key=idempotency_key, on_repeat=tell_replay
     )
-    return {"command": bodies.command(services().commands.find(principal, view.vm.vmid, started.id).command)}
+    return {"command": bodies.command(services().results.find(principal, view.vm.vmid, started.id).command)}
 
 
 @blueprint.route(COMMANDS, methods=["GET"])
@@ -83,32 +85,32 @@ def list_commands(principal: Principal, server_id: str, limit: int, marker: str 
     """List what was done in a server through its guest agent, oldest first, through whichever API."""
     view = services().server_ids.get_vm(principal, server_id)
     limit = min(limit, paging.MAX_PAGE)
-    page, more = services().commands.list_page(principal, view, after=marker, limit=limit)
+    page, more = services().results.list_page(principal, view, after=marker, limit=limit)
     links = paging.next_link("commands", bodies.command_uuid(page[-1])) if more else {}
     return {"commands": [bodies.command(record) for record in page]} | links
 
 
 @blueprint.route(f"{COMMANDS}/<command_uuid>", methods=["GET"])
-@requires(Scope.WRITE_VM)
+@requires(Scope.WRITE_VM, about_commands=True)
 @blueprint.arguments(ShowQuery, location="query", as_kwargs=True)
 @blueprint.fails(400, 401, 403, 404, 406, 503)
 @blueprint.response(200, CommandAnswer, example={"command": _SHOWN})
 def show_command(principal: Principal, server_id: str, command_uuid: str, encoding: str | None) -> dict[str, Any]:
     """Show a command with its output."""
     vmid = services().server_ids.get_vmid(principal, server_id)
-    found = services().commands.find(principal, vmid, _canonical(command_uuid))
+    found = services().results.find(principal, vmid, _canonical(command_uuid))
     return {"command": bodies.command_with_output(found, encoding)}
 
 
 @blueprint.route(f"{COMMANDS}/<command_uuid>", methods=["DELETE"])
-@requires(Scope.WRITE_VM)
+@requires(Scope.WRITE_VM, about_commands=True)
 @blueprint.fails(400, 401, 403, 404, 406, 503)
 @blueprint.response(200, CommandAnswer, description="As it is then: ended, unless its end takes long.")
 def cancel_command(principal: Principal, server_id: str, command_uuid: str) -> dict[str, Any]:
     """Kill a command with everything it has started, or break off a file; one that has ended stays as it is."""
     view = services().server_ids.get_vm(principal, server_id)
     record = services().commands.cancel(principal, view, _canonical(command_uuid))
-    output = services().commands.find(principal, view.vm.vmid, record.id)
+    output = services().results.find(principal, view.vm.vmid, record.id)
     return {"command": bodies.command_with_output(Result(record, output.stdout, output.stderr), None)}
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from app.api import command_bodies
 from app.api.openstack.moments import nova_moment
-from app.commands import Result
 from app.core import ids
 from app.core.records import Command, CommandKind, CommandState
+from app.results import Result
 
 _STATUSES = {
     CommandState.QUEUED: "PENDING",

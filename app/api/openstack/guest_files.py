@@ -13,6 +13,7 @@ from app.api.openstack import guest_files_stream as stream
 from app.api.openstack.addresses import COMPUTE
 from app.api.openstack.conventions import ComputeBlueprint, requires
 from app.api.openstack.guest_agent_schemas import FileQuery
+from app.audit_trail import note
 from app.request_log import request_id
 from app.services import services
 
@@ -35,6 +36,7 @@ def read_file(principal: Principal, server_id: str, path: str) -> Response:
 
     An answer that is broken off on its way ends without its last chunk, which clients report; the record says why.
     """
+    note(file=path)
     view = services().server_ids.get_vm(principal, server_id)
     download = services().files.read(principal, view, path, request_id(), on_record=_tell_uuid)
     return stream.answer(download, services().settings.file_stall_s)
@@ -52,6 +54,7 @@ def write_file(principal: Principal, server_id: str, path: str) -> Response:
     It appears whole or not at all, in the place of the file that was there, whose mode and owner it keeps; a symbolic
     link is replaced. A new one has the mode 644.
     """
+    note(file=path)
     view = services().server_ids.get_vm(principal, server_id)
     settings = services().settings
     stream.insist_on_length(settings.file_limit_bytes)

@@ -7,14 +7,17 @@ Source: Keystone API reference, v3, authentication and token management.
 
 from typing import Any
 
-from flask import Response, g
+from flask import Response, g, request
 
+from app.access import Principal
 from app.api.face import FaceBlueprint
 from app.api.openstack import bodies
 from app.api.openstack.addresses import IDENTITY
 from app.api.openstack.arguments import AuthBody, Credentials, SubjectHeader
 from app.api.openstack.conventions import by_token
 from app.api.openstack.schemas import TokenAnswer
+from app.api.requires import count
+from app.audit_trail import note_login
 from app.services import services
 from app.tokens import TokenView
 
@@ -61,9 +64,11 @@ _EXAMPLE = {
 @blueprint.response(201, TokenAnswer, example=_EXAMPLE, headers=_SUBJECT_DOC)
 def log_in(credentials: Credentials) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Log in: get a token for an API key."""
+    note_login(credentials.method, credentials.secret)
     tokens = services().tokens
     issue = tokens.exchange if credentials.method == "token" else tokens.log_in
-    login = issue(credentials.secret, credentials.method, credentials.project)
+    login = issue(credentials.secret, credentials.method, credentials.project, address=request.remote_addr)
+    g.principal = Principal.of(login.view.key)
     return _answer(login.view), 201, {_SUBJECT: login.secret}
 
 
@@ -74,6 +79,7 @@ def log_in(credentials: Credentials) -> tuple[dict[str, Any], int, dict[str, str
 def show_token(subject: str) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Tell what a token of your key is good for."""
     g.principal = by_token()
+    count(g.principal)
     return _answer(services().tokens.get(g.principal, subject)), 200, {_SUBJECT: subject}
 
 
@@ -84,6 +90,7 @@ def show_token(subject: str) -> tuple[dict[str, Any], int, dict[str, str]]:
 def revoke_token(subject: str) -> Response:
     """End a token of your key at once."""
     g.principal = by_token()
+    count(g.principal)
     services().tokens.revoke(g.principal, subject)
     return Response(status=204)
 

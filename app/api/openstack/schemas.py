@@ -20,6 +20,7 @@ ERROR: dict[str, Any] = {
             "message": {"type": "string"},
             "title": {"type": "string", "description": "Of Keystone: the title of the HTTP status."},
             "details": {"type": "string", "description": "Of Nova: why, where the message doesn't say it."},
+            "retryAfter": {"type": "string", "description": "Of Nova, with 429: in how many seconds to try again."},
         },
         "additionalProperties": False,
     },

@@ -16,6 +16,7 @@ from app.api.openstack.addresses import COMPUTE
 from app.api.openstack.arguments import ActionBody, ServersQuery
 from app.api.openstack.conventions import ComputeBlueprint, requires
 from app.api.openstack.schemas import ServerAnswer, ServersAnswer, ServersDetailAnswer
+from app.audit_trail import note
 from app.core.errors import GateClosedError
 from app.core.records import JobKind, PowerAction
 from app.inventory import VmView
@@ -94,6 +95,7 @@ def show_server(principal: Principal, server_id: str) -> dict[str, Any]:
 @blueprint.response(202, description="It is queued; the server's task_state and status tell how far it is.")
 def act_on_server(principal: Principal, server_id: str, action: PowerAction, *, force: bool) -> Response:
     """Start, stop or reboot a server."""
+    note(action=action, force=force)
     view = services().server_ids.get_vm(principal, server_id)
     gates.insist_on_power(view, action, force=force)
     _insist_on_idle(view, action)

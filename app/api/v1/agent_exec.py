@@ -11,6 +11,7 @@ from app.api.v1 import bodies
 from app.api.v1.arguments import VmPath
 from app.api.v1.face import V1Blueprint, example
 from app.api.v1.schemas import ExecSchema, ExecStartedSchema, KillSchema
+from app.audit_trail import note, note_command
 from app.order import Order
 from app.request_log import request_id
 from app.services import services
@@ -61,7 +62,7 @@ _STILL_RUNNING = {
 
 
 @blueprint.route("/vm/<vmid>/agent/exec", methods=["POST"])
-@requires(Scope.WRITE_VM)
+@requires(Scope.WRITE_VM, about_commands=True)
 @blueprint.arguments(VmPath(), location="path", as_kwargs=True)
 @blueprint.arguments(ExecHeaders(), location="headers", as_kwargs=True)
 @blueprint.arguments(ExecBody())
@@ -80,6 +81,7 @@ def start_command(
     order: Order, *, principal: Principal, vmid: int, idempotency_key: str | None = None
 ) -> dict[str, Any]:
     """Run a command in a VM, and wait for its end where the body says so."""
+    note_command(order.request)
     view = services().inventory.get_vm(principal, vmid)
     view, result = services().commands.run(
         principal, view, order, request_id(), idempotency_key=idempotency_key, on_repeat=tell_replay
@@ -90,7 +92,7 @@ def start_command(
 
 
 @blueprint.route("/vm/<vmid>/agent/exec", methods=["GET"])
-@requires(Scope.READ_VM, with_query={"pid": Scope.WRITE_VM})
+@requires(Scope.READ_VM, with_query={"pid": Scope.WRITE_VM}, about_commands=True)
 @blueprint.arguments(VmPath(), location="path", as_kwargs=True)
 @blueprint.arguments(ExecQuery(), location="query", as_kwargs=True)
 @blueprint.fails(400, 401, 403, 404, 503)
@@ -109,12 +111,12 @@ def read_command(
     """Read the result of a command or wait for it (with pid), or ask whether commands can run (without)."""
     if pid is None:
         return bodies.exec_probe(services().inventory.get_vm(principal, vmid))
-    view, result = services().commands.result(principal, vmid, pid, wait_s=wait_s)
+    view, result = services().results.read(principal, vmid, pid, wait_s=wait_s)
     return command_bodies.exec_result(view, result, encoding)
 
 
 @blueprint.route("/vm/<vmid>/agent/exec", methods=["DELETE"])
-@requires(Scope.WRITE_VM)
+@requires(Scope.WRITE_VM, about_commands=True)
 @blueprint.arguments(VmPath(), location="path", as_kwargs=True)
 @blueprint.arguments(KillQuery(), location="query", as_kwargs=True)
 @blueprint.fails(400, 401, 403, 404, 503)
@@ -125,5 +127,6 @@ def read_command(
 )
 def kill_command(principal: Principal, vmid: int, pid: int) -> dict[str, Any]:
     """Kill a command with everything it has started, and wait for its end; one that has ended stays as it is."""
+    note(pid=pid)
     view = services().inventory.get_vm(principal, vmid)
     return command_bodies.exec_killed(services().commands.kill(principal, view, pid))

@@ -5,10 +5,10 @@ from typing import Any
 
 from app.api.command_bodies import exec_result
 from app.api.timestamps import seconds_since, timestamp
-from app.commands import Result
 from app.core import ids
 from app.core.records import Command, Job, JobState, PowerAction
 from app.inventory import VmView
+from app.results import Result
 
 ESTIMATED_TIMES_S = {
     PowerAction.START: 30,

@@ -25,6 +25,8 @@ STATUSES: dict[type[OwnUpError], HTTPStatus] = {
     errors.IdempotencyConflictError: HTTPStatus.CONFLICT,
     errors.GateClosedError: HTTPStatus.CONFLICT,
     errors.SnapshotExistsError: HTTPStatus.CONFLICT,
+    errors.RateLimitedError: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.TooManyCommandsError: HTTPStatus.TOO_MANY_REQUESTS,
     errors.StartRefusedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.StartUnknownError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.StartExpiredError: HTTPStatus.GATEWAY_TIMEOUT,
@@ -44,15 +46,15 @@ _CODES = {
 def write(failure: Failure) -> Response:
     """Make the error body.
 
-    Source: HostUp v1 docs: five required fields, and no ``success``; HostUp's WHMCS module shows ``details``.
+    Source: HostUp v1 docs: five required fields, and no ``success``; for 429 others; HostUp's WHMCS module shows
+    ``details``.
     """
-    body: dict[str, Any] = {
-        "error": failure.status.phrase,
-        "message": failure.message,
-        "code": _CODES.get(failure.status, failure.status.name),
-        "timestamp": timestamp(services().clock()),
-        "requestId": request_id(),
-    }
+    body: dict[str, Any] = {"error": failure.status.phrase, "message": failure.message, "requestId": request_id()}
+    if failure.status is HTTPStatus.TOO_MANY_REQUESTS:
+        body["retryAfter"] = dict(failure.headers)["Retry-After"]
+    else:
+        body["code"] = _CODES.get(failure.status, failure.status.name)
+        body["timestamp"] = timestamp(services().clock())
     if failure.problems:
         body["details"] = [{"field": problem.name, "message": problem.message} for problem in failure.problems]
     response = jsonify(body)

@@ -11,7 +11,7 @@ from marshmallow import fields
 
 from app.api.face import FaceApi, FaceBlueprint
 from app.api.timestamps import timestamp
-from app.api.v1.schemas import ErrorSchema
+from app.api.v1.schemas import ErrorSchema, RateLimitedSchema
 from app.request_log import request_id
 from app.services import services
 
@@ -21,7 +21,8 @@ _EXAMPLE_REQUEST_ID = "2121ae20-bd9d-41e9-aeeb-5dd1dd1a24ba"
 _DESCRIPTION = """
 Run commands in your VMs and switch them on and off. The API follows HostUp's v1: send your key as `X-API-Key` or as
 `Authorization: Bearer`; answers come in an envelope; errors have `error`, `message`, `code`, `timestamp`, `requestId`
-and, where a field is to blame, `details`. Every answer carries its request id as `X-Request-Id` too.
+and, where a field is to blame, `details`; who sends too much gets 429 with `retryAfter`. Every answer carries its
+request id as `X-Request-Id` too.
 """
 
 
@@ -63,6 +64,7 @@ class V1Api(FaceApi):
     """Documents the face."""
 
     ERROR_SCHEMA = ErrorSchema
+    RATE_LIMITED_SCHEMA = RateLimitedSchema
 
 
 def create_api(app: Flask) -> V1Api:

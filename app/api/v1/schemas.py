@@ -182,6 +182,17 @@ class ErrorDetailSchema(Schema):
     message = String(required=True)
 
 
+class RateLimitedSchema(Schema):
+    """The error of who sends too much (429)."""
+
+    error = String(required=True, metadata=about("The title of the HTTP status."))
+    message = String(required=True, metadata=about("What is too much, for people."))
+    retry_after = String(
+        required=True, data_key="retryAfter", metadata=about("In how many seconds to try again.") | {"example": "12"}
+    )
+    request_id = fields.UUID(required=True, data_key="requestId")
+
+
 class ErrorSchema(Schema):
     """An error."""
 

@@ -18,6 +18,7 @@ from app.api.v1.snapshot_schemas import (
     SnapshotQueuedSchema,
     SnapshotSchema,
 )
+from app.audit_trail import note
 from app.core.records import Job, Snapshot
 from app.services import services
 from app.snapshots import SnapshotsView
@@ -70,6 +71,7 @@ def list_snapshots(principal: Principal, vmid: int) -> list[dict[str, Any]]:
 @blueprint.response(200, SnapshotQueuedSchema(), example=_queued("create"))
 def create_snapshot(principal: Principal, vmid: int, name: str, description: str | None) -> dict[str, Any]:
     """Take a snapshot of a running VM."""
+    note(snapshot=name)
     return _job("create", services().snapshots.create(principal, vmid, name, description))
 
 
@@ -85,6 +87,7 @@ def create_snapshot(principal: Principal, vmid: int, name: str, description: str
 )
 def act_on_snapshot(principal: Principal, vmid: int, action: str, name: str) -> dict[str, Any]:
     """Take a VM back to a snapshot (its running commands end as lost), or delete the snapshot."""
+    note(action=action, snapshot=name)
     act = services().snapshots.restore if action == "rollback" else services().snapshots.delete
     return _job(action, act(principal, vmid, name))
 

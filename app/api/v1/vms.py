@@ -8,6 +8,7 @@ from app.api.v1 import bodies
 from app.api.v1.arguments import PowerBody, VmPath
 from app.api.v1.face import V1Blueprint, example
 from app.api.v1.schemas import PowerSchema, StatusSchema, VmSchema
+from app.audit_trail import note
 from app.core.records import PowerAction
 from app.services import services
 
@@ -80,5 +81,6 @@ def get_status(principal: Principal, vmid: int) -> dict[str, Any]:
 )
 def change_power(principal: Principal, vmid: int, action: str, *, force: bool) -> dict[str, Any]:
     """Start, stop, shut down or restart a VM."""
+    note(action=action, force=force)
     view = services().inventory.get_vm(principal, vmid)
     return bodies.power_queued(services().jobs.create(principal, view, PowerAction(action), force=force))

@@ -9,6 +9,7 @@ from app.api.v2 import bodies
 from app.api.v2.arguments import RestartBody, VpsPath
 from app.api.v2.face import V2Blueprint
 from app.api.v2.schemas import OperationSchema
+from app.audit_trail import note
 from app.core.records import PowerAction
 from app.services import services
 
@@ -67,6 +68,7 @@ def reset(principal: Principal, vps_id: str) -> dict[str, Any]:
 
 
 def _queue(principal: Principal, vps_id: str, action: PowerAction, *, force: bool = False) -> dict[str, Any]:
+    note(action=action, force=force)
     view = services().vps_ids.get_vm(principal, vps_id)
     gates.insist_on_power(view, action, force=force)
     return bodies.operation(services().jobs.create(principal, view, action, force=force))

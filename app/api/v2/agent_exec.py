@@ -11,6 +11,7 @@ from app.api.v2 import bodies
 from app.api.v2.arguments import ExecBody, VpsPath
 from app.api.v2.exec_schemas import ExecSchema, ExecStartedSchema, KillSchema
 from app.api.v2.face import BASE, V2Blueprint
+from app.audit_trail import note, note_command
 from app.order import Order
 from app.request_log import request_id
 from app.services import services
@@ -43,7 +44,7 @@ _UNKNOWN_CODE = {"exit_code": None}
 
 
 @blueprint.route("/vps/<vps_id>/agent/exec", methods=["POST"])
-@requires(Scope.WRITE_VM)
+@requires(Scope.WRITE_VM, about_commands=True)
 @blueprint.arguments(VpsPath(), location="path", as_kwargs=True)
 @blueprint.arguments(ExecHeaders(), location="headers", as_kwargs=True)
 @blueprint.arguments(ExecBody())
@@ -62,6 +63,7 @@ def start_command(
     order: Order, *, principal: Principal, vps_id: str, idempotency_key: str | None = None
 ) -> dict[str, Any]:
     """Run a command in a VPS, and wait for its end where the body says so."""
+    note_command(order.request)
     view = services().vps_ids.get_vm(principal, vps_id)
     view, result = services().commands.run(
         principal, view, order, request_id(), idempotency_key=idempotency_key, on_repeat=tell_replay
@@ -74,7 +76,7 @@ def start_command(
 
 
 @blueprint.route("/vps/<vps_id>/agent/exec", methods=["GET"])
-@requires(Scope.READ_VM, with_query={"pid": Scope.WRITE_VM})
+@requires(Scope.READ_VM, with_query={"pid": Scope.WRITE_VM}, about_commands=True)
 @blueprint.arguments(VpsPath(), location="path", as_kwargs=True)
 @blueprint.arguments(ExecQuery(), location="query", as_kwargs=True)
 @blueprint.fails(400, 401, 403, 404, 503)
@@ -94,17 +96,18 @@ def read_command(
     if pid is None:
         return bodies.exec_probe(services().vps_ids.get_vm(principal, vps_id))
     vmid = services().vps_ids.get_vmid(principal, vps_id)
-    view, result = services().commands.result(principal, vmid, pid, wait_s=wait_s)
+    view, result = services().results.read(principal, vmid, pid, wait_s=wait_s)
     return _UNKNOWN_CODE | command_bodies.exec_result(view, result, encoding)
 
 
 @blueprint.route("/vps/<vps_id>/agent/exec", methods=["DELETE"])
-@requires(Scope.WRITE_VM)
+@requires(Scope.WRITE_VM, about_commands=True)
 @blueprint.arguments(VpsPath(), location="path", as_kwargs=True)
 @blueprint.arguments(KillQuery(), location="query", as_kwargs=True)
 @blueprint.fails(400, 401, 403, 404, 503)
 @blueprint.response(200, KillSchema())
 def kill_command(principal: Principal, vps_id: str, pid: int) -> dict[str, Any]:
     """Kill a command with everything it has started, and wait for its end; one that has ended stays as it is."""
+    note(pid=pid)
     view = services().vps_ids.get_vm(principal, vps_id)
     return _UNKNOWN_CODE | command_bodies.exec_killed(services().commands.kill(principal, view, pid))

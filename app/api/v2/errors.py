@@ -31,6 +31,8 @@ STATUSES: dict[type[OwnUpError], HTTPStatus] = {
     errors.SnapshotExistsError: HTTPStatus.CONFLICT,
     errors.VmNotRunningError: HTTPStatus.CONFLICT,
     errors.GateClosedError: HTTPStatus.CONFLICT,
+    errors.RateLimitedError: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.TooManyCommandsError: HTTPStatus.TOO_MANY_REQUESTS,
     errors.StartRefusedError: HTTPStatus.BAD_GATEWAY,
     errors.StartUnknownError: HTTPStatus.BAD_GATEWAY,
     errors.StartExpiredError: HTTPStatus.GATEWAY_TIMEOUT,

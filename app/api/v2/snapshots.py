@@ -13,6 +13,7 @@ from app.api.v2.arguments import VpsPath
 from app.api.v2.face import V2Blueprint
 from app.api.v2.schemas import OperationSchema
 from app.api.v2.snapshot_schemas import SnapshotBody, SnapshotPath, SnapshotsSchema
+from app.audit_trail import note
 from app.core.records import Snapshot
 from app.services import services
 
@@ -49,6 +50,7 @@ def list_snapshots(principal: Principal, vps_id: str) -> dict[str, Any]:
 @blueprint.response(202, OperationSchema())
 def create_snapshot(principal: Principal, vps_id: str, name: str, description: str | None) -> dict[str, Any]:
     """Take a snapshot of a running VPS."""
+    note(snapshot=name)
     vmid = services().vps_ids.get_vmid(principal, vps_id)
     return bodies.operation(services().snapshots.create(principal, vmid, name, description))
 

@@ -14,11 +14,12 @@ key                             type   holds
 ``ownup:vm:<vmid>``             hash   a ``Vm``
 ``ownup:vm:<vmid>:pid``         string guest pid of the VM's latest command
 ``ownup:vm:<vmid>:commands``    zset   ids of the VM's commands by the time of their making; loses what has expired
+``ownup:vm:<vmid>:open``        set    ids of the VM's commands that have not ended; ``ownup:key:<id>:open``: of a key's
 ``ownup:vm:<vmid>:snapshots``   string its ``VmSnapshots`` as JSON, as its worker told them
 ``ownup:vm:<vmid>:notes``       hash   what QEMU doesn't keep of its snapshots, as JSON, by name
 ``ownup:metrics:<a>:<vmid>:<t>`` string what a VM has used, a ring for each timeframe; expires unless written
 ``ownup:disks:<a>:<vmid>``      string its ``Disk`` records as JSON; expires a week after they were last told
-``ownup:account:<a>:vms``       set    vmids of an account
+``ownup:account:<a>:vms``       set    vmids of an account; ``ownup:vms``: of all
 ``ownup:account:<a>:sshkeys``   hash   its ``SshKey`` records as JSON, by fingerprint
 ``ownup:sshkeys:last``          string number of the latest SSH key
 ``ownup:node:<n>``              string a ``Node`` as JSON; expires when its worker stops beating
@@ -33,11 +34,16 @@ key                             type   holds
 ``ownup:keys``                  set    ids of all API keys
 ``ownup:token:<sha>``           hash   a ``Token``, by the digest of what its owner shows; expires
 ``ownup:idem:<a>:<vmid>:<sha>`` hash   what an ``Idempotency-Key`` stands for
+``ownup:limit:…``               string how much of a limit is used, as the library ``limits`` keeps it; expires
+``ownup:audit``                 stream the audit trail: ``entry`` and its ``hash``; bounded
+``ownup:audit:head``            hash   where it begins and ends: ``seq``, ``hash``, ``first``, ``seal``
+``ownup:audit:open``            hash   requests whose entry comes when they end, by their ids
 ``ownup:wake`` (channel)               ids of records that have just changed; a command's with its state and pid
 =============================== ====== =====================================================================
 """
 
 from app.core.store import (
+    audit,
     commands,
     disks,
     files,
@@ -53,13 +59,17 @@ from app.core.store import (
     vms,
 )
 from app.core.store.calls import WAKE_CHANNEL, AsyncStore, Call, PatientStore, Store, ping, time
+from app.core.store.sight import EVERYTHING, Sight
 
 __all__ = [
+    "EVERYTHING",
     "WAKE_CHANNEL",
     "AsyncStore",
     "Call",
     "PatientStore",
+    "Sight",
     "Store",
+    "audit",
     "commands",
     "disks",
     "files",

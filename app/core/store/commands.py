@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -10,9 +11,10 @@ from typing import Any
 import zstandard
 
 from app.core.codec import decode, encode
-from app.core.errors import IllegalMoveError
+from app.core.errors import IllegalMoveError, TooManyCommandsError
 from app.core.records import COMMAND_MOVES, Command, CommandEnd, CommandRequest, CommandStart, CommandState
 from app.core.store.calls import NOW, Call, flat, load_names, load_record, nothing, pairs, script
+from app.core.store.sight import EVERYTHING, Sight, sees
 
 MOST_LISTED = 10_000
 """How many commands of a VM can be listed; older ones can still be read by their ids."""
@@ -22,6 +24,11 @@ _CREATE = f"""
 {NOW}
 local cmd = 'ownup:cmd:' .. ARGV[1]
 if redis.call('EXISTS', cmd) == 1 then return 0 end
+local of_vm, of_key = 'ownup:vm:' .. ARGV[6] .. ':open', 'ownup:key:' .. ARGV[8] .. ':open'
+if redis.call('SCARD', of_vm) >= tonumber(ARGV[9]) then return 'vm' end
+if redis.call('SCARD', of_key) >= tonumber(ARGV[10]) then return 'key' end
+redis.call('SADD', of_vm, ARGV[1])
+redis.call('SADD', of_key, ARGV[1])
 redis.call('HSET', cmd, 'deliver_by', string.format('%.6f', now + tonumber(ARGV[3])), unpack(cjson.decode(ARGV[4])))
 redis.call('HSET', cmd .. ':request', unpack(cjson.decode(ARGV[5])))
 redis.call('SADD', 'ownup:node:' .. ARGV[2] .. ':open', ARGV[1])
@@ -58,7 +65,7 @@ local function keep(key, output, ttl)
   if redis.call('EXISTS', key .. ':new') == 1 then redis.call('RENAME', key .. ':new', key) end
 end
 redis.call('HSET', cmd, unpack(cjson.decode(ARGV[3])))
-local now = redis.call('HMGET', cmd, 'state', 'vmid', 'pid', 'node')
+local now = redis.call('HMGET', cmd, 'state', 'vmid', 'pid', 'node', 'key_id')
 if now[1] == 'running' then
   if now[3] then
     redis.call('SET', 'ownup:pid:' .. now[2] .. ':' .. now[3], ARGV[1])
@@ -72,6 +79,8 @@ else
   keep(cmd .. ':err', ARGV[6], ttl)
   if now[3] then redis.call('EXPIRE', 'ownup:pid:' .. now[2] .. ':' .. now[3], ttl) end
   redis.call('SREM', 'ownup:node:' .. now[4] .. ':open', ARGV[1])
+  redis.call('SREM', 'ownup:vm:' .. now[2] .. ':open', ARGV[1])
+  redis.call('SREM', 'ownup:key:' .. (now[5] or '') .. ':open', ARGV[1])
 end
 redis.call('PUBLISH', 'ownup:wake', ARGV[1] .. ' ' .. now[1] .. ' ' .. (now[3] or ''))
 return 1
@@ -87,20 +96,22 @@ return 1
 
 _REQUEST_KILL = f"""
 {NOW}
+{sees(3)}
 local id = redis.call('GET', 'ownup:pid:' .. ARGV[1] .. ':' .. ARGV[2])
 if not id then return false end
 local cmd = 'ownup:cmd:' .. id
-local present = redis.call('HMGET', cmd, 'state', 'account')
-if present[2] ~= ARGV[3] then return false end
+local present = redis.call('HMGET', cmd, 'state', 'account', 'vmid', 'key_id')
+if not sees(present[2], present[3], present[4]) then return false end
 if present[1] == 'running' then redis.call('HSETNX', cmd, 'kill_requested_at', string.format('%.6f', now)) end
 return redis.call('HGETALL', cmd)
 """
 
 _REQUEST_CANCEL = f"""
 {NOW}
+{sees(3)}
 local cmd = 'ownup:cmd:' .. ARGV[2]
-local present = redis.call('HMGET', cmd, 'state', 'account', 'vmid')
-if present[2] ~= ARGV[3] or present[3] ~= ARGV[1] then return false end
+local present = redis.call('HMGET', cmd, 'state', 'account', 'vmid', 'key_id')
+if not sees(present[2], present[3], present[4]) or present[3] ~= ARGV[1] then return false end
 if present[1] == 'running' or present[1] == 'queued' then
   redis.call('HSETNX', cmd, 'kill_requested_at', string.format('%.6f', now))
 end
@@ -108,6 +119,7 @@ return redis.call('HGETALL', cmd)
 """
 
 _LIST_PAGE = f"""
+{sees(2)}
 local list = 'ownup:vm:' .. ARGV[1] .. ':commands'
 local at, found = 0, {{}}
 if ARGV[3] ~= '' then
@@ -124,8 +136,8 @@ while #found < tonumber(ARGV[4]) do
       redis.call('ZREM', list, id)
     else
       at = at + 1
-      local account = redis.call('HGET', 'ownup:cmd:' .. id, 'account')
-      if account == ARGV[2] and #found < tonumber(ARGV[4]) then found[#found + 1] = record end
+      local seen = sees(unpack(redis.call('HMGET', 'ownup:cmd:' .. id, 'account', 'vmid', 'key_id')))
+      if seen and #found < tonumber(ARGV[4]) then found[#found + 1] = record end
     end
   end
 end
@@ -141,19 +153,38 @@ local function output(key)
   return size > {_BULKY_BYTES} and size or redis.call('GET', key)
 end
 local cmd = 'ownup:cmd:' .. id
+if not sees(unpack(redis.call('HMGET', cmd, 'account', 'vmid', 'key_id'))) then return false end
 return {{redis.call('HGETALL', cmd), output(cmd .. ':out'), output(cmd .. ':err')}}
 """
 
 _READ_RESULT = f"""
+{sees(3)}
 local id = redis.call('GET', 'ownup:pid:' .. ARGV[1] .. ':' .. ARGV[2])
 if not id then return false end
 {_RESULT}
 """
 
 _FIND_RESULT = f"""
+{sees(2)}
 local id = ARGV[1]
 {_RESULT}
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many commands may be under way at the same time, files included.
+
+    Attributes:
+        per_vm: In one VM.
+        per_key: Started with one API key.
+    """
+
+    per_vm: int
+    per_key: int
+
+
+UNBOUNDED = Bounds(sys.maxsize, sys.maxsize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +222,22 @@ class Claim:
         return self.command.sent_at is not None and self.command.sent_at > self.command.deliver_by
 
 
-def create(command: Command, request: CommandRequest, *, deliver_within_s: float) -> Call[bool]:
-    """Record a queued command; its delivery deadline is set by Redis's clock. ``False``: it is there already."""
+def create(
+    command: Command, request: CommandRequest, *, deliver_within_s: float, bounds: Bounds = UNBOUNDED
+) -> Call[bool]:
+    """Record a queued command; its delivery deadline is set by Redis's clock. ``False``: it is there already.
+
+    Raises:
+        TooManyCommandsError: (when the reply is read) its VM or its key has as many as it may; it isn't recorded.
+    """
     fields = encode(command)
     del fields["deliver_by"]
+
+    def load(reply: Any) -> bool:
+        if reply in {b"vm", b"key"}:
+            raise TooManyCommandsError(reply.decode(), bounds.per_vm if reply == b"vm" else bounds.per_key)
+        return bool(reply)
+
     return script(
         _CREATE,
         command.id,
@@ -204,7 +247,10 @@ def create(command: Command, request: CommandRequest, *, deliver_within_s: float
         flat(encode(request)),
         command.vmid,
         MOST_LISTED,
-        load=bool,
+        command.key_id or "",
+        bounds.per_vm,
+        bounds.per_key,
+        load=load,
     )
 
 
@@ -278,25 +324,25 @@ def _end_fields(end: CommandEnd) -> dict[str, Any]:
     }
 
 
-def request_kill(vmid: int, pid: int, account: str) -> Call[Command | None]:
-    """Note that an account wants a running command killed; one that has ended stays as it is. Tells its record."""
-    return script(_REQUEST_KILL, vmid, pid, account, load=lambda reply: load_record(Command, reply))
+def request_kill(vmid: int, pid: int, sight: Sight = EVERYTHING) -> Call[Command | None]:
+    """Note that somebody wants a running command killed; one that has ended stays as it is. Tells its record."""
+    return script(_REQUEST_KILL, vmid, pid, sight.dump(), load=lambda reply: load_record(Command, reply))
 
 
-def request_cancel(vmid: int, command_id: str, account: str) -> Call[Command | None]:
-    """Note that an account wants a command of a VM stopped, as it is now; one that has ended stays as it is.
+def request_cancel(vmid: int, command_id: str, sight: Sight = EVERYTHING) -> Call[Command | None]:
+    """Note that somebody wants a command of a VM stopped, as it is now; one that has ended stays as it is.
 
     One that is still queued then isn't sent any more, unless it is being sent this moment. Tells its record.
     """
-    return script(_REQUEST_CANCEL, vmid, command_id, account, load=lambda reply: load_record(Command, reply))
+    return script(_REQUEST_CANCEL, vmid, command_id, sight.dump(), load=lambda reply: load_record(Command, reply))
 
 
-def list_page(vmid: int, account: str, *, after: str | None, limit: int) -> Call[tuple[Command, ...] | None]:
-    """Read the next commands that an account has started in a VM, whatever their face and kind, oldest first.
+def list_page(vmid: int, sight: Sight, *, after: str | None, limit: int) -> Call[tuple[Command, ...] | None]:
+    """Read the next commands that were started in a VM, whatever their face and kind, oldest first.
 
     Args:
         vmid: The VM.
-        account: The account.
+        sight: Whose commands are shown.
         after: Id of the command that the page before ended with; ``None`` for the first page.
         limit: How many are read at most.
 
@@ -307,7 +353,7 @@ def list_page(vmid: int, account: str, *, after: str | None, limit: int) -> Call
     def load(reply: Any) -> tuple[Command, ...] | None:
         return None if reply is None else tuple(decode(Command, pairs(fields)) for fields in reply)
 
-    return script(_LIST_PAGE, vmid, account, after or "", limit, load=load)
+    return script(_LIST_PAGE, vmid, sight.dump(), after or "", limit, load=load)
 
 
 def is_undelivered(command_id: str) -> Call[bool]:
@@ -315,14 +361,14 @@ def is_undelivered(command_id: str) -> Call[bool]:
     return script(_IS_UNDELIVERED, command_id, load=bool)
 
 
-def read_result(vmid: int, pid: int) -> Call[Result | None]:
-    """Read the latest command that got this pid in this VM, with its output."""
-    return script(_READ_RESULT, vmid, pid, load=_load_result)
+def read_result(vmid: int, pid: int, sight: Sight = EVERYTHING) -> Call[Result | None]:
+    """Read the latest command that got this pid in this VM, with its output; ``None``: there is none to be seen."""
+    return script(_READ_RESULT, vmid, pid, sight.dump(), load=_load_result)
 
 
-def find_result(command_id: str) -> Call[Result | None]:
+def find_result(command_id: str, sight: Sight = EVERYTHING) -> Call[Result | None]:
     """Read one command by its id, with its output. Unlike a pid, an id never comes to mean another command."""
-    return script(_FIND_RESULT, command_id, load=_load_result)
+    return script(_FIND_RESULT, command_id, sight.dump(), load=_load_result)
 
 
 def fetch_output(result: Result) -> Call[Result]:

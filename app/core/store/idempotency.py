@@ -19,7 +19,8 @@ return redis.call('HMGET', key, 'fingerprint', 'command', 'recorded')
 
 _MARK_RECORDED = """
 local key = 'ownup:idem:' .. ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[3]
-if redis.call('EXISTS', key) == 0 then return 0 end
+local id = redis.call('HGET', key, 'command')
+if not id or redis.call('EXISTS', 'ownup:cmd:' .. id) == 0 then return 0 end
 return redis.call('HSET', key, 'recorded', '1')
 """
 
@@ -45,7 +46,7 @@ def reserve(account: str, vmid: int, key_sha256: str, *, fingerprint: str, comma
 
 
 def mark_recorded(account: str, vmid: int, key_sha256: str) -> Call[bool]:
-    """Note that the command a key stands for is made; belongs in one transaction with its making."""
+    """Note that the command a key stands for is made; belongs in one transaction with its making, after it."""
     return script(_MARK_RECORDED, account, vmid, key_sha256, load=bool)
 
 

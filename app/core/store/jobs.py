@@ -8,6 +8,7 @@ from typing import Any
 from app.core.codec import encode
 from app.core.records import Job, JobState
 from app.core.store.calls import NOW, Call, flat, load_names, load_record, nothing, script
+from app.core.store.sight import EVERYTHING, Sight, sees
 
 TTL_S = 24 * 3600
 """How long an ended job can be polled."""
@@ -45,6 +46,13 @@ redis.call('PUBLISH', 'ownup:wake', ARGV[1])
 return 1
 """
 
+_FIND = f"""
+{sees(2)}
+local job = 'ownup:job:' .. ARGV[1]
+if not sees(unpack(redis.call('HMGET', job, 'account', 'vmid'))) then return {{}} end
+return redis.call('HGETALL', job)
+"""
+
 
 def create(job: Job, *, start_within_s: float) -> Call[bool]:
     """Record a queued job. ``False`` says that the id is taken."""
@@ -53,9 +61,9 @@ def create(job: Job, *, start_within_s: float) -> Call[bool]:
     return script(_CREATE, job.id, job.node, start_within_s, flat(fields), load=bool)
 
 
-def find(job_id: str) -> Call[Job | None]:
-    """Read one job."""
-    return Call(("HGETALL", f"ownup:job:{job_id}"), lambda reply: load_record(Job, reply))
+def find(job_id: str, sight: Sight = EVERYTHING) -> Call[Job | None]:
+    """Read one job; ``None``: there is none to be seen."""
+    return script(_FIND, job_id, sight.dump(), load=lambda reply: load_record(Job, reply))
 
 
 def start(job_id: str) -> Call[Job | None]:

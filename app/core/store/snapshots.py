@@ -12,6 +12,7 @@ from typing import Any
 from app.core.codec import decode, encode
 from app.core.records import Snapshot
 from app.core.store.calls import Call, nothing, pairs, script
+from app.core.store.sight import EVERYTHING, Sight, sees
 
 LEFT_TTL_S = 30 * 24 * 3600
 """How long the notes of a VM that no node carries any more are kept, for the case that it comes back."""
@@ -37,9 +38,11 @@ redis.call('DEL', vm .. ':snapshots')
 return redis.call('EXPIRE', vm .. ':notes', ARGV[3])
 """
 
-_READ = """
+_READ = f"""
+{sees(2)}
 local vm = 'ownup:vm:' .. ARGV[1]
-return {redis.call('GET', vm .. ':snapshots'), redis.call('HGETALL', vm .. ':notes')}
+if not sees(redis.call('HGET', vm, 'account') or '', ARGV[1]) then return {{false}} end
+return {{redis.call('GET', vm .. ':snapshots'), redis.call('HGETALL', vm .. ':notes')}}
 """
 
 
@@ -79,9 +82,9 @@ def leave(vmid: int, node: str) -> Call[None]:
     return script(_LEAVE, vmid, node, LEFT_TTL_S, load=nothing)
 
 
-def read(vmid: int) -> Call[VmSnapshots | None]:
-    """Read what is known of a VM's snapshots; ``None`` if no worker has told anything."""
-    return script(_READ, vmid, load=_load)
+def read(vmid: int, sight: Sight = EVERYTHING) -> Call[VmSnapshots | None]:
+    """Read what is known of a VM's snapshots; ``None`` if no worker has told anything, or none are to be seen."""
+    return script(_READ, vmid, sight.dump(), load=_load)
 
 
 def _dump(known: VmSnapshots) -> str:

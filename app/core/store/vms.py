@@ -6,6 +6,7 @@ from typing import Any
 from app.core.codec import decode, encode
 from app.core.records import Vm
 from app.core.store.calls import Call, flat, load_name, nothing, pairs, script
+from app.core.store.sight import EVERYTHING, Sight, sees
 
 _PUBLISH = """
 local vm = 'ownup:vm:' .. ARGV[1]
@@ -15,6 +16,7 @@ if old[1] and old[1] ~= ARGV[2] then redis.call('SREM', 'ownup:account:' .. old[
 redis.call('DEL', vm)
 redis.call('HSET', vm, unpack(cjson.decode(ARGV[4])))
 redis.call('SADD', 'ownup:account:' .. ARGV[2] .. ':vms', ARGV[1])
+redis.call('SADD', 'ownup:vms', ARGV[1])
 return false
 """
 
@@ -23,43 +25,64 @@ local vm = 'ownup:vm:' .. ARGV[1]
 local old = redis.call('HMGET', vm, 'account', 'node')
 if old[2] ~= ARGV[2] then return 0 end
 redis.call('SREM', 'ownup:account:' .. old[1] .. ':vms', ARGV[1])
-return redis.call('DEL', vm)
-"""
-
-_READ = """
-local vm = redis.call('HGETALL', 'ownup:vm:' .. ARGV[1])
-if #vm == 0 then return false end
-local node = redis.call('HGET', 'ownup:vm:' .. ARGV[1], 'node')
-return {vm, redis.call('EXISTS', 'ownup:node:' .. node), redis.call('GET', 'ownup:vm:' .. ARGV[1] .. ':pid')}
-"""
-
-_LIST = """
-local views = {}
-for i, vmid in ipairs(redis.call('SMEMBERS', 'ownup:account:' .. ARGV[1] .. ':vms')) do
-  local vm = redis.call('HGETALL', 'ownup:vm:' .. vmid)
-  if #vm > 0 then
-    local node = redis.call('HGET', 'ownup:vm:' .. vmid, 'node')
-    views[#views + 1] = {vm, redis.call('EXISTS', 'ownup:node:' .. node), false}
+redis.call('SREM', 'ownup:vms', ARGV[1])
+for i, id in ipairs(redis.call('ZRANGE', vm .. ':commands', 0, -1)) do
+  local cmd = 'ownup:cmd:' .. id
+  if redis.call('HEXISTS', cmd, 'ended_at') == 1 then
+    local by_pid = 'ownup:pid:' .. ARGV[1] .. ':' .. (redis.call('HGET', cmd, 'pid') or '')
+    if redis.call('GET', by_pid) == id then redis.call('DEL', by_pid) end
+    redis.call('DEL', cmd, cmd .. ':out', cmd .. ':err')
+    redis.call('ZREM', vm .. ':commands', id)
   end
 end
+return redis.call('DEL', vm, vm .. ':pid')
+"""
+
+_READ = f"""
+{sees(2)}
+local vm = 'ownup:vm:' .. ARGV[1]
+local present = redis.call('HMGET', vm, 'account', 'node')
+if not sees(present[1], ARGV[1]) then return false end
+return {{redis.call('HGETALL', vm), redis.call('EXISTS', 'ownup:node:' .. present[2]), redis.call('GET', vm .. ':pid')}}
+"""
+
+_SEEN_VMIDS = f"""
+{sees(1)}
+local function seen_vmids()
+  local seen = {{}}
+  local all = sight.account and 'ownup:account:' .. sight.account .. ':vms' or 'ownup:vms'
+  for i, vmid in ipairs(redis.call('SMEMBERS', all)) do
+    if sees(sight.account or '', vmid) then seen[#seen + 1] = vmid end
+  end
+  return seen
+end
+local function read(vmid)
+  local vm = redis.call('HGETALL', 'ownup:vm:' .. vmid)
+  if #vm == 0 then return nil end
+  local node = redis.call('HGET', 'ownup:vm:' .. vmid, 'node')
+  return {{vm, redis.call('EXISTS', 'ownup:node:' .. node), false}}
+end
+"""
+
+_LIST = f"""
+{_SEEN_VMIDS}
+local views = {{}}
+for i, vmid in ipairs(seen_vmids()) do views[#views + 1] = read(vmid) end
 return views
 """
 
-_LIST_PAGE = """
+_LIST_PAGE = f"""
+{_SEEN_VMIDS}
 local function before(a, b)
   if #a ~= #b then return #a < #b end
   return a < b
 end
-local vmids = redis.call('SMEMBERS', 'ownup:account:' .. ARGV[1] .. ':vms')
+local vmids = seen_vmids()
 table.sort(vmids, before)
-local views = {}
+local views = {{}}
 for i, vmid in ipairs(vmids) do
   if #views == tonumber(ARGV[3]) then break end
-  local vm = before(ARGV[2], vmid) and redis.call('HGETALL', 'ownup:vm:' .. vmid) or {}
-  if #vm > 0 then
-    local node = redis.call('HGET', 'ownup:vm:' .. vmid, 'node')
-    views[#views + 1] = {vm, redis.call('EXISTS', 'ownup:node:' .. node), false}
-  end
+  if before(ARGV[2], vmid) then views[#views + 1] = read(vmid) end
 end
 return views
 """
@@ -91,28 +114,28 @@ def publish(vm: Vm) -> Call[str | None]:
 
 
 def remove(vmid: int, node: str) -> Call[None]:
-    """Forget a VM, if this node is the one that carries it."""
+    """Forget a VM and its ended commands with their output, if this node is the one that carries it."""
     return script(_REMOVE, vmid, node, load=nothing)
 
 
-def read(vmid: int) -> Call[VmView | None]:
-    """Read one VM with whether its node is alive."""
-    return script(_READ, vmid, load=_load_view)
+def read(vmid: int, sight: Sight = EVERYTHING) -> Call[VmView | None]:
+    """Read one VM with whether its node is alive; ``None``: there is none to be seen."""
+    return script(_READ, vmid, sight.dump(), load=_load_view)
 
 
-def list_owned(account: str) -> Call[tuple[VmView, ...]]:
-    """Read all VMs of an account, by vmid."""
-    return script(_LIST, account, load=_load_views)
+def list_seen(sight: Sight) -> Call[tuple[VmView, ...]]:
+    """Read all VMs, by vmid."""
+    return script(_LIST, sight.dump(), load=_load_views)
 
 
-def list_page(account: str, *, after: int, limit: int) -> Call[tuple[VmView, ...]]:
-    """Read the next VMs of an account, by vmid, from the first one above ``after`` on."""
-    return script(_LIST_PAGE, account, after, limit, load=_load_views)
+def list_page(sight: Sight, *, after: int, limit: int) -> Call[tuple[VmView, ...]]:
+    """Read the next VMs, by vmid, from the first one above ``after`` on."""
+    return script(_LIST_PAGE, sight.dump(), after, limit, load=_load_views)
 
 
-def list_vmids(account: str) -> Call[frozenset[int]]:
-    """List the vmids of an account, and nothing else of its VMs."""
-    return Call(("SMEMBERS", f"ownup:account:{account}:vms"), lambda reply: frozenset(map(int, reply)))
+def list_vmids(sight: Sight) -> Call[frozenset[int]]:
+    """List vmids, and nothing else of the VMs."""
+    return script(f"{_SEEN_VMIDS} return seen_vmids()", sight.dump(), load=lambda reply: frozenset(map(int, reply)))
 
 
 def _load_view(reply: Any) -> VmView | None:
