@@ -98,9 +98,11 @@ class Web:
         with self.app.app_context():
             return services()
 
-    def make_key(self, *scopes: Scope, account: str = ACCOUNT, expires_at: datetime | None = None) -> str:
+    def make_key(
+        self, *scopes: Scope, account: str = ACCOUNT, expires_at: datetime | None = None, **limits: Any
+    ) -> str:
         key, secret = issue_key(account, "test", scopes or TENANT_SCOPES, clock.now(), expires_at)
-        self.store.run(keys.save(key))
+        self.store.run(keys.save(replace(key, **limits)))
         return secret
 
     def publish(self, vm: Vm = RUNNING_VM, *, alive: bool = True) -> None:
