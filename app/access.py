@@ -5,15 +5,15 @@ Knows HostUp's two ways to send a key and how a key is made and checked; doesn't
 
 import hashlib
 import hmac
-import ipaddress
 import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
+from app.allowed_ips import is_within
 from app.core import ids
 from app.core.clock import now
 from app.core.errors import ForbiddenError, KeyLimitedError, UnauthorizedError
@@ -61,6 +61,8 @@ class Principal:
         scopes: What it may do.
         vmids: The VMs it sees; ``None``: all of its account, or of all accounts for an operator.
         commands: Patterns of the commands it may run; none: any.
+        ips: Networks it may be used from; none: from everywhere.
+        expires_at: From when on it doesn't count any more.
     """
 
     key_id: str
@@ -68,6 +70,8 @@ class Principal:
     scopes: frozenset[str]
     vmids: frozenset[int] | None = None
     commands: tuple[str, ...] = ()
+    ips: tuple[str, ...] = ()
+    expires_at: datetime | None = None
 
     @property
     def is_operator(self) -> bool:
@@ -102,7 +106,8 @@ class Principal:
     def of(cls, key: ApiKey) -> "Principal":
         """Let a key act."""
         vmids = frozenset(key.allowed_vmids) if key.allowed_vmids else None
-        return cls(key.id, key.account, frozenset(key.scopes), vmids, key.allowed_commands)
+        scopes = frozenset(key.scopes)
+        return cls(key.id, key.account, scopes, vmids, key.allowed_commands, key.allowed_ips, key.expires_at)
 
 
 def issue_key(
@@ -125,6 +130,16 @@ def issue_key(
         expires_at=expires_at,
     )
     return key, secret
+
+
+def roll_key(key: ApiKey) -> tuple[ApiKey, str]:
+    """Give an API key another secret.
+
+    Returns:
+        The record to store, and the secret to show once.
+    """
+    secret = ids.key_secret(key.id)
+    return replace(key, secret_sha256=digest(secret)), secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +169,9 @@ class Access:
         self._time_s = time_s
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
-    def authenticate(self, api_key: str | None, authorization: str | None, address: str | None) -> Principal:
+    def authenticate(
+        self, api_key: str | None, authorization: str | None, address: str | None, *, afresh: bool = False
+    ) -> Principal:
         """Find out who is asking.
 
         Source: HostUp v1 docs, authentication: ``X-API-Key: <key>`` or ``Authorization: Bearer <key>``.
@@ -163,6 +180,7 @@ class Access:
             api_key: The value of ``X-API-Key``.
             authorization: The value of ``Authorization``.
             address: Where the request comes from.
+            afresh: Whether to ask Redis even of a key that was right a moment ago.
 
         Raises:
             UnauthorizedError: No key, two different ones, or one that is unknown, wrong, revoked, expired, switched
@@ -173,7 +191,7 @@ class Access:
         match = _KEY.fullmatch(secret)
         sha256 = digest(secret) if match else ""
         seen = self._seen.get(sha256)
-        if seen and self._time_s() <= seen.until_s and not self._why_not(seen.key, address):
+        if seen and not afresh and self._time_s() <= seen.until_s and not self._why_not(seen.key, address):
             return seen.principal
         with self._tries.trying(sha256, address):
             if match is None:
@@ -228,19 +246,9 @@ class Access:
             return "The API key is switched off"
         if key.expires_at is not None and key.expires_at <= self._clock():
             return "The API key has expired"
-        if key.allowed_ips and not _is_within(address, key.allowed_ips):
+        if key.allowed_ips and not is_within(address, key.allowed_ips):
             return "The API key may not be used from this address"
         return None
-
-
-def _is_within(address: str | None, networks: Iterable[str]) -> bool:
-    """Tell whether an address lies in one of some networks; one that can't be read lies in none."""
-    try:
-        found = ipaddress.ip_address(address or "")
-    except ValueError:
-        return False
-    mapped = getattr(found, "ipv4_mapped", None)
-    return any((mapped or found) in ipaddress.ip_network(network) for network in networks)
 
 
 def _choose(api_key: str | None, bearer: str | None) -> str:

@@ -27,6 +27,11 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 _NO_WILDCARDS = str.maketrans({"[": "[[]", "?": "[?]"})
 """Of ``fnmatch`` only ``*`` is meant."""
 
+MAX_PATTERN_CHARS = 1000
+PATTERN = r"[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*"
+"""What can be a pattern: one line that isn't blank."""
+PATTERN_RULE = f"must be 1 to {MAX_PATTERN_CHARS:,} characters on one line, and not blank"
+
 _NOT_AMONG = "this command is not among those it may run"
 _NO_EXTRAS = "its commands take no env and no cwd"
 
@@ -47,8 +52,8 @@ def insist_on_allowed(patterns: Sequence[str], request: CommandRequest) -> None:
 
 
 def is_pattern(text: str) -> bool:
-    """Tell whether a text can be a pattern: something that a command could be."""
-    return bool(text.strip()) and text.isprintable()
+    """Tell whether a text can be a pattern."""
+    return len(text) <= MAX_PATTERN_CHARS and re.fullmatch(PATTERN, text) is not None
 
 
 def _words(line: str) -> Sequence[str]:
@@ -72,4 +77,6 @@ def _word_fits(word: str, pattern: str) -> bool:
         return True
     is_way_out = ".." in re.split(r"[/\\]", word)
     is_option = word.startswith(("-", "/")) and pattern.startswith("*")  # cmd.exe's options begin with a slash
-    return not (is_way_out or is_option) and fnmatch.fnmatchcase(word, pattern.translate(_NO_WILDCARDS))
+    if is_way_out or is_option or "*" not in pattern:
+        return False
+    return re.match(fnmatch.translate(pattern.translate(_NO_WILDCARDS)), word) is not None  # fnmatch keeps too many

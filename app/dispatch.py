@@ -3,7 +3,7 @@
 Knows RQ and transactions. Doesn't know commands, power jobs or HTTP, and never talks to a node or a guest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import redis
@@ -26,9 +26,11 @@ class Dispatch:
 
     Attributes:
         client: Redis, for RQ.
+        intent: Makes what is to be written with all work, whatever it is: on whose behalf it is done.
     """
 
     client: redis.Redis
+    intent: Callable[[], Sequence[Call[bool]]] = tuple
 
     def put(
         self,
@@ -58,7 +60,7 @@ class Dispatch:
             with self.client.pipeline(transaction=True) as pipe:
                 queue = Queue(queue_name(node), connection=self.client, serializer=JSONSerializer)
                 pipe.multi()  # before the first command: RQ would open the transaction only after it
-                for call in together_with:
+                for call in (*together_with, *self.intent()):
                     pipe.execute_command(*call.args)  # type: ignore[no-untyped-call]
                 queue.enqueue_call(
                     job_name,
@@ -72,7 +74,7 @@ class Dispatch:
                 replies = pipe.execute()
         except (redis.ConnectionError, redis.TimeoutError) as exc:
             raise StoreUnavailableError from exc
-        return [call.load(reply) for call, reply in zip(together_with, replies, strict=False)]  # RQ's replies follow
+        return [call.load(reply) for call, reply in zip(together_with, replies, strict=False)]  # others follow
 
 
 def insist_on_node(view: VmView) -> None:

@@ -15,7 +15,7 @@ from app.access import Access
 from app.api import failures
 from app.api.json_text import CompactJson
 from app.api.openstack import face as openstack
-from app.api.v1 import agent_exec, errors, guest_settings, jobs, snapshots, ssh_keys, vms
+from app.api.v1 import agent_exec, errors, guest_settings, jobs, keys, snapshots, ssh_keys, vms
 from app.api.v1.face import BASE, create_api
 from app.api.v2 import errors as v2_errors
 from app.api.v2 import face as v2_face
@@ -34,6 +34,7 @@ from app.guest_settings import GuestSettings
 from app.history import History
 from app.inventory import Inventory
 from app.jobs import Jobs
+from app.keys import Keys
 from app.proxies import TrustedProxies
 from app.public_ids import PublicIds
 from app.results import Results
@@ -95,6 +96,7 @@ def create_app(
         snapshots=Snapshots(store, all_jobs),
         guest_settings=GuestSettings(GuestCalls(store, dispatch, all_wakeups, settings, clock), commands),
         ssh_keys=SshKeys(store, clock),
+        keys=Keys(store, clock),
         history=History(store, inventory),
         vps_ids=PublicIds(store, inventory, ids.vps_id),
         server_ids=PublicIds(store, inventory, ids.openstack_id),
@@ -147,7 +149,7 @@ def _flask_app(services: Services) -> Flask:
     audit_trail.install(app)
     failures.install(app, {BASE: errors.FACE, v2_face.BASE: v2_errors.FACE} | openstack.FACES, otherwise=errors.FACE)
     api = create_api(app)
-    v1 = (vms, agent_exec, jobs, guest_settings, ssh_keys, snapshots)
+    v1 = (vms, agent_exec, jobs, guest_settings, ssh_keys, snapshots, keys)
     for blueprint in (routes.blueprint for routes in v1):
         api.register_blueprint(blueprint, url_prefix=BASE)
     v2_routes.register(app)

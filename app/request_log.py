@@ -22,6 +22,26 @@ def request_id() -> str:
     return cast("str", g.request_id)
 
 
+def note_error(error: Exception) -> None:
+    """Keep the error that the present request ends in for those who tell of it."""
+    g.error = error
+
+
+def noted_error() -> Exception | None:
+    """Tell the error that the present request ended in."""
+    return cast("Exception | None", g.get("error"))
+
+
+def asked() -> dict[str, Any]:
+    """Tell what the present request asks for: its method, and the route that its path is of."""
+    return {"method": request.method, "route": request.url_rule.rule if request.url_rule else "-"}
+
+
+def asker() -> dict[str, str]:
+    """Tell who the present request comes from, once that is found out."""
+    return {"account": g.principal.account, "key_id": g.principal.key_id} if "principal" in g else {}
+
+
 def note_failure(error: Exception, *, expected: bool) -> None:
     """Keep the error behind a 5xx for the request's log line.
 
@@ -53,16 +73,13 @@ def _end(response: Response) -> Response:
 
 
 def _facts(status: int, failure: Exception | None) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "method": request.method,
-        "route": request.url_rule.rule if request.url_rule else "-",
+    facts = asked() | {
         "status": status,
         "ms": round((time.perf_counter() - g.began_s) * 1000, 1),
         "request_id": request_id(),
     }
-    if "principal" in g:
-        facts |= {"account": g.principal.account, "key_id": g.principal.key_id}
+    facts |= asker()
     facts |= {name: value for name, value in (request.view_args or {}).items() if name in _VM_IDS}
     if failure:
-        facts |= {"error": type(failure).__name__, "reason": str(getattr(failure, "reason", failure))}
+        facts |= {"error": type(failure).__name__, "reason": str(failure)}  # not the guest's words, which may be any
     return facts

@@ -16,6 +16,7 @@ from app.guest_settings import GuestSettings
 from app.history import History
 from app.inventory import Inventory
 from app.jobs import Jobs
+from app.keys import Keys
 from app.public_ids import PublicIds
 from app.results import Results
 from app.settings import WebSettings
@@ -42,6 +43,7 @@ class Services:
     snapshots: Snapshots
     guest_settings: GuestSettings
     ssh_keys: SshKeys
+    keys: Keys
     history: History
     throttle: Throttle
     vps_ids: PublicIds

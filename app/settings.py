@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from app.core.env import variable
+from app.core.redis_url import RedisUrl
 from app.rates import Rates
 
 
@@ -43,7 +44,7 @@ class Switch(_Choice):
 class WebSettings:
     """The web half's part of the environment; each variable is explained where it is declared."""
 
-    redis_url: str = variable(
+    redis_url: RedisUrl = variable(
         "REDIS_URL", "redis://127.0.0.1:6379/0", "The one Redis that all web processes and workers share."
     )
     redis_timeout_s: float = variable(

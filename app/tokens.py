@@ -6,7 +6,7 @@ longer. Doesn't know how a face spells a login or a token.
 
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from app.access import Access, Principal, digest
@@ -31,7 +31,7 @@ class Login:
         view: What is stored of it, and its key.
     """
 
-    secret: str
+    secret: str = field(repr=False)
     view: TokenView
 
 
@@ -69,7 +69,8 @@ class Tokens:
             UnauthorizedError: The key doesn't count, or belongs to another account.
         """
         principal = self._access.authenticate(api_key, None, address)
-        return self._issue(principal.key_id, principal.account, method, account, address=address)
+        sha256 = digest(api_key.strip())
+        return self._issue(principal.key_id, sha256, principal.account, method, account, address=address)
 
     def exchange(self, secret: str, method: str, account: str | None = None, *, address: str | None) -> Login:
         """Issue a token for a token, which lives no longer than that one, or for an API key.
@@ -88,9 +89,8 @@ class Tokens:
         sha256 = digest(secret)
         with self._tries.trying(sha256, address):
             view = self._read(sha256)
-        return self._issue(
-            view.key.id, view.key.account, method, account, address=address, not_after=view.token.expires_at
-        )
+        key, ends = view.key, view.token.expires_at
+        return self._issue(key.id, view.token.key_sha256, key.account, method, account, address=address, not_after=ends)
 
     def get(self, principal: Principal, secret: str) -> TokenView:
         """Read a token of the same key.
@@ -115,6 +115,7 @@ class Tokens:
     def _issue(
         self,
         key_id: str,
+        key_sha256: str,
         own: str,
         method: str,
         wanted: str | None,
@@ -126,9 +127,9 @@ class Tokens:
             raise UnauthorizedError(f"The API key does not belong to {wanted}")
         self._throttle.spend(key_id, RouteClass.EXEC)
         secret = secrets.token_urlsafe(32)
-        view = self._store.run(tokens.create(digest(secret), key_id, method, not_after=not_after))
+        view = self._store.run(tokens.create(digest(secret), key_id, key_sha256, method, not_after=not_after))
         if view is None:
-            raise UnauthorizedError("The API key has expired")
+            raise UnauthorizedError("The API key has expired, or has another secret by now")
         self._access.principal_of(view.key, address)
         return Login(secret, view)
 

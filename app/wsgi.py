@@ -1,5 +1,6 @@
 """The entry point for gunicorn: ``gunicorn --config python:app.serving app.wsgi:app``."""
 
+import atexit
 import os
 
 from app.core import logs
@@ -10,3 +11,4 @@ from app.settings import WebSettings
 settings = load(WebSettings, os.environ)
 logs.configure(settings.log_level)
 app = create_app(settings)
+atexit.register(app.extensions["ownup"].audit.close)

@@ -1,7 +1,8 @@
 """The product in a bench run: a private Redis, the web half, a worker for each node, and definitions of its VMs.
 
-Started as the Procfile says, with the product's own defaults. Everything is started from the main thread, because the
-kernel ends a child when the thread that started it ends, and ended by `cleanup`.
+Started as the Procfile says, with the product's own defaults but for rate limits that are out of reach. Everything is
+started from the main thread, because the kernel ends a child when the thread that started it ends, and ended by
+`cleanup`.
 """
 
 import os
@@ -19,6 +20,7 @@ from bench.client import Client
 from lab import LabError, processes, run
 from lab.definitions import ACCOUNT
 from lab.demo import Api, read_key
+from lab.limits import HIGH_LIMITS
 from lab.processes import Child
 from lab.watch import Watch
 
@@ -56,6 +58,7 @@ class Scene:
         self.port = _free_port()
         self._environ = {
             **os.environ,
+            **HIGH_LIMITS,
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
             "REDIS_URL": self.redis_url,
             "HOST": "127.0.0.1",

@@ -50,7 +50,7 @@ def socket_dir(var_dir: Path, environ: Mapping[str, str]) -> Path:
     directory = var_dir.resolve() / "run"
     if len(os.fsencode(directory / _LONGEST_NAME)) > SOCKET_PATH_LIMIT_BYTES:
         digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:12]
-        directory = Path(environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"ownup-{os.geteuid()}-{digest}"  # noqa: S108 checked below
+        directory = Path(environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"ownup-{os.geteuid()}-{digest}"  # noqa: S108 - checked below
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = directory.lstat()
     if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode):

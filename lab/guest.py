@@ -205,7 +205,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 def _system() -> Iterator[Entry]:
     yield from (directory(path) for path in ("/proc", "/sys", "/dev", "/run", "/mnt", "/data", "/var/log"))
-    yield from (directory("/root", 0o700), directory("/tmp", 0o1777), directory("/var/tmp", 0o1777))  # noqa: S108 the guest's
+    yield from (directory("/root", 0o700), directory("/tmp", 0o1777), directory("/var/tmp", 0o1777))  # noqa: S108 - the guest's
     yield character_device("/dev/console", 5, 1)  # devtmpfs is mounted by a script that already needs its output
     yield link("/var/run", "/run")
     yield plain("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-REQUIREMENTS = Path(__file__).with_suffix(".txt")
+REQUIREMENTS = Path(__file__).with_suffix(".lock")
 
 
 @dataclass(frozen=True)
@@ -43,5 +43,5 @@ def install(var_dir: Path) -> OpenStackClients:
 
 def _install(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    quiet = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
     subprocess.run([folder / "bin" / "pip", "install", *quiet, "-r", REQUIREMENTS], check=True)

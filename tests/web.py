@@ -91,6 +91,7 @@ class Web:
         self.key = ""
 
     def close(self) -> None:
+        self.services().audit.close()
         self.wakeups.close()
         self.client.close()
 

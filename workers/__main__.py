@@ -19,11 +19,12 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.core import env, logs, store
+from app.core import env, logs, secrecy, store
 from app.core.clock import now
 from app.core.errors import OwnUpError, SettingsError
 from app.core.queues import queue_name
 from app.core.records import Node
+from workers import privileges
 from workers.commands.adopt import Adopter
 from workers.commands.outcome import Outcomes
 from workers.commands.spool import Spool
@@ -58,9 +59,12 @@ def main() -> int:
     """
     try:
         settings = env.load(WorkerSettings, os.environ)
+        secrecy.forget_secrets(os.environ)
+        secrecy.forbid_core_files()
         logs.configure(settings.log_level)
         logging.getLogger("rq.worker").setLevel(logging.WARNING)
         _give_memory_back()
+        privileges.restrict(settings.run_as)
         with _only_one(settings):
             asyncio.run(_run(settings))
     except OwnUpError as exc:

@@ -4,7 +4,6 @@ What can be asked stands in a table here: the web half names an action, never an
 the claim to the reply, and nowhere else.
 """
 
-import base64
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,14 +15,14 @@ from app.core.errors import AgentError, AgentRefusedError, AgentUnavailableError
 from app.core.records import GuestAction, GuestCall, GuestCallState
 from app.core.store.guest_calls import Claim
 from workers.commands.outcome import Outcomes
+from workers.hiding import hide
 from workers.qga import settings
 from workers.qga.channel import AgentFacts, Channel
 
 _log = logging.getLogger(__name__)
 
 _NOT_DELIVERED = "It was not delivered in time; nothing was done"
-_SECRET_GONE = "The data store went away at the wrong moment; nothing was done"  # noqa: S105 - a sentence
-_HIDDEN = "(hidden)"
+_SECRET_GONE = "The data store went away at the wrong moment; nothing was done"  # nosec B105  # noqa: S105 - a sentence
 _ADMINISTRATORS = {False: "root", True: "Administrator"}
 """Whose password and keys are meant, by whether the guest runs Windows."""
 
@@ -154,7 +153,7 @@ def _judge(exc: AgentError, action: _Action, claim: Claim) -> _Outcome:
     """Find out what an error means for the guest."""
     if isinstance(exc, AgentRefusedError) and action.without_file is not None and settings.has_no_file(exc):
         return _Outcome(GuestCallState.DONE, value=action.without_file)
-    message = _without(claim.secret, str(exc))
+    message = hide(str(exc), claim.secret or "")
     if claim.call.action.changes and exc.effect is Effect.UNKNOWN:
         return _Outcome(GuestCallState.UNKNOWN, message=f"It may have been done: {message}")
     return _failed(message)
@@ -162,10 +161,3 @@ def _judge(exc: AgentError, action: _Action, claim: Claim) -> _Outcome:
 
 def _failed(message: str) -> _Outcome:
     return _Outcome(GuestCallState.FAILED, message=message)
-
-
-def _without(secret: str | None, text: str) -> str:
-    """Take a secret out of what an agent said: some repeat what they don't like."""
-    if secret is None:
-        return text
-    return text.replace(secret, _HIDDEN).replace(base64.b64encode(secret.encode()).decode(), _HIDDEN)

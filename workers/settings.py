@@ -4,17 +4,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.core.env import variable
+from app.core.redis_url import RedisUrl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
     """Settings of one worker: one node, all its VMs."""
 
-    redis_url: str = variable("REDIS_URL", "redis://127.0.0.1:6379/0", "The Redis both halves share")
+    redis_url: RedisUrl = variable("REDIS_URL", "redis://127.0.0.1:6379/0", "The Redis both halves share")
     redis_timeout_s: float = variable(
         "REDIS_TIMEOUT_S", "2", "How long to wait for Redis before it counts as away", unit="seconds", minimum=0.1
     )
     log_level: str = variable("LOG_LEVEL", "INFO", "Least level of log lines that are written")
+    run_as: str = variable(
+        "RUN_AS", "", "User, or user:group, that a worker started by root becomes for good; empty: it stays who it is"
+    )
     node_name: str = variable("NODE_NAME", "node-1", "Name of this host in the fleet; its queue is node-<name>")
     vm_dir: Path = variable("VM_DIR", "/etc/ownup/vms", "Folder of this node's VM definitions, *.toml")
     vm_scan_s: float = variable(

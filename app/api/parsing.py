@@ -64,6 +64,15 @@ class StrictNumber(fields.Float):
         return super()._deserialize(value, *args, **kwargs)
 
 
+class StrictInteger(fields.Integer):
+    """An integer of a JSON body; not ``"5"``, not ``5.0``, not ``true``."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, *args, **kwargs)
+
+
 class RequestParser(FlaskParser):
     """Reads a request by a schema, and refuses it with our own error."""
 

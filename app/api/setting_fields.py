@@ -64,7 +64,7 @@ class Password(_Text):
 
 
 class KeyName(_Text):
-    """What somebody calls an SSH key."""
+    """What somebody calls a key."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -1,11 +1,13 @@
 """Settings from environment variables: declared once, documented where they are declared.
 
 A settings class is a frozen dataclass whose fields are made by ``variable``. ``load`` reads them and reports every
-wrong one at once; ``example`` writes ``.env.example`` from the same declarations, so the two can't differ.
+wrong one at once; ``example`` writes ``.env.example`` from the same declarations, so the two can't differ. A type of
+our own reads itself: it has a class method ``parse``, which raises ``ValueError``.
 """
 
 import dataclasses
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,12 +19,20 @@ _HEADER = """\
 # Every variable OwnUp reads, with its default. Neither half reads this file: put what differs into their
 # environment, for instance by `set -a; . ./.env` in a shell or EnvironmentFile= in a systemd unit."""
 
+SECRETS = frozenset({"REDIS_URL", "AUDIT_SECRET"})
+"""Variables that hold secrets: never shown, and not handed on to the programs that a worker starts."""
+
+_HIDDEN = "(hidden)"
+
 _PARSERS: Mapping[Any, Any] = {
     str: str,
     int: int,
     float: float,
     Path: Path,
     tuple[Path, ...]: lambda text: tuple(Path(part) for part in text.split(":") if part),
+    tuple[IPv4Network | IPv6Network, ...]: lambda text: tuple(
+        ip_network(part.strip()) for part in text.split(",") if part.strip()
+    ),
     tuple[str, ...]: lambda text: tuple(part for part in text.split(",") if part),
 }
 
@@ -41,7 +51,7 @@ def variable(name: str, default: str, meaning: str, *, unit: str = "", minimum: 
         A dataclass field.
     """
     metadata = {"name": name, "default": default, "meaning": meaning, "unit": unit, "minimum": minimum}
-    return dataclasses.field(metadata=metadata)
+    return dataclasses.field(metadata=metadata, repr=name not in SECRETS)
 
 
 def load(settings: type[Settings], environ: Mapping[str, str]) -> Settings:
@@ -57,14 +67,16 @@ def load(settings: type[Settings], environ: Mapping[str, str]) -> Settings:
         try:
             values[field.name] = _parse(field, raw)
         except ValueError as exc:
-            wrong.append(f"{field.metadata['name']}={raw!r}: {exc}")
+            name = field.metadata["name"]
+            wrong.append(f"{name}={_HIDDEN if name in SECRETS else repr(raw)}: {exc}")
     if wrong:
         raise SettingsError("; ".join(wrong))
     return settings(**values)
 
 
 def _parse(field: "dataclasses.Field[Any]", raw: str) -> Any:
-    value = _PARSERS[field.type](raw)
+    kind: Any = field.type
+    value = _PARSERS[kind](raw) if kind in _PARSERS else kind.parse(raw)
     minimum = field.metadata["minimum"]
     if minimum is not None and value < minimum:
         raise ValueError(f"must be at least {minimum:g}")

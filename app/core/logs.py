@@ -1,17 +1,26 @@
 """Log lines for people and programs: one line an event, ``key=value``, a constant event name first.
 
 The message of a log call is the event's name; its data stands in ``extra``. Payloads, keys and output are never logged.
+Should something that looks like an API key get into a line all the same, an exception's words for instance, it is
+written without its secret part.
+The entries of the audit trail are lines of JSON among them, whatever the least level of the others is.
 """
 
+import json
 import logging
 import re
 import sys
 import time
 
+AUDIT = "ownup.audit"
+"""The logger of audit entries; each stands in ``entry`` of ``extra``."""
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 _QUOTED = re.compile(r'[ ="]')
+_KEY = re.compile(r"(ownup_[0-9a-f]{16}_)[A-Za-z0-9_-]+")
+_OWN = ("app", "workers")
 
 
 class LogfmtFormatter(logging.Formatter):
@@ -25,7 +34,17 @@ class LogfmtFormatter(logging.Formatter):
         pairs = {"time": stamp, "level": record.levelname.lower(), "event": record.getMessage()}
         pairs |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         line = " ".join(f"{key}={_quoted(value)}" for key, value in pairs.items())
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        whole = f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return _KEY.sub(r"\1(hidden)", whole)
+
+
+class AuditFormatter(logging.Formatter):
+    """Writes an audit entry as one line of JSON, with the ``event`` that tells it from anything else."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one entry."""
+        entry: dict[str, object] = vars(record)["entry"]
+        return json.dumps({"event": record.getMessage(), **entry}, separators=(",", ":"), default=str)
 
 
 def _quoted(value: object) -> str:
@@ -36,10 +55,11 @@ def _quoted(value: object) -> str:
 
 
 def configure(level: str) -> None:
-    """Send every log line of this process to standard error, in logfmt.
+    """Send every log line of this process to standard error, in logfmt, and audit entries in JSON.
 
     Args:
-        level: The least level that is written, for instance ``INFO``.
+        level: The least level that is written, for instance ``INFO``. Of libraries it is never ``DEBUG``: that is
+            where they show what passes through them.
     """
     # Source: Python's logging HOWTO, Optimization: what no line shows need not be found out for each.
     logging._srcfile = None  # noqa: SLF001 - the documented way
@@ -47,3 +67,11 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogfmtFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in _OWN:
+        logging.getLogger(name).setLevel(level)
+    logging.getLogger().setLevel(max(logging.getLogger().level, logging.INFO))
+    audit_handler = logging.StreamHandler(sys.stderr)
+    audit_handler.setFormatter(AuditFormatter())
+    trail = logging.getLogger(AUDIT)
+    trail.handlers, trail.propagate = [audit_handler], False
+    trail.setLevel(logging.INFO)

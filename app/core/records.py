@@ -4,7 +4,7 @@ A record is what Redis holds: a frozen dataclass that says what is known, never 
 OwnUp never lies about what happened in a guest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -122,7 +122,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandRequest:
-    """What is to be run; kept apart from the record, because only the worker needs it, once.
+    """What is to be run; kept apart from the record, because only the worker needs it, once. Its repr shows none of it.
 
     Attributes:
         line: One shell line; the guest's shell interprets it. Empty where there is something else to do.
@@ -133,11 +133,11 @@ class CommandRequest:
         cwd: The directory it starts in; ``None`` is the agent's own, ``/``.
     """
 
-    line: str = ""
-    argv: tuple[str, ...] | None = None
+    line: str = field(default="", repr=False)
+    argv: tuple[str, ...] | None = field(default=None, repr=False)
     path: str | None = None
-    stdin: str | None = None
-    env: dict[str, str] | None = None
+    stdin: str | None = field(default=None, repr=False)
+    env: dict[str, str] | None = field(default=None, repr=False)
     cwd: str | None = None
 
 
@@ -176,8 +176,8 @@ class CommandEnd:
     ended_at: datetime
     exit_code: int | None = None
     signal: int | None = None
-    stdout: bytes = b""
-    stderr: bytes = b""
+    stdout: bytes = field(default=b"", repr=False)
+    stderr: bytes = field(default=b"", repr=False)
     out_truncated: bool = False
     err_truncated: bool = False
     message: str | None = None
@@ -460,10 +460,11 @@ class ApiKey:
         allowed_commands: Patterns of the commands it may run, as ``app.allowed_commands`` reads them; empty: any.
         created_by: Id of the API key that made it; ``None``: the operator did, at the command line.
         last_used_at: When it was last used, give or take a minute.
+        version: How often it was changed.
     """
 
     id: str
-    secret_sha256: str
+    secret_sha256: str = field(repr=False)
     account: str
     name: str
     scopes: tuple[str, ...]
@@ -478,6 +479,7 @@ class ApiKey:
     allowed_commands: tuple[str, ...] = ()
     created_by: str | None = None
     last_used_at: datetime | None = None
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

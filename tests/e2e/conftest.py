@@ -23,6 +23,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from lab import accel, definitions, guest, processes
+from lab.limits import HIGH_LIMITS
 
 START_TIMEOUT_S = 110
 STOP_TIMEOUT_S = 30
@@ -218,7 +219,7 @@ def started(var_dir: Path, vms: int, **environ: str) -> Iterator[Stack]:
     port = free_port()
     own = {"VAR_DIR": str(var_dir), "PORT": str(port), "VMS": str(vms), "REDIS_URL": ""}
     line = f"{shlex.quote(sys.executable)} -m lab.run >{shlex.quote(str(var_dir / 'printed'))} 2>&1"
-    run = processes.start("lab.run", line, {**os.environ, **own, **environ})
+    run = processes.start("lab.run", line, {**os.environ, **HIGH_LIMITS, **own, **environ})
     client = None
     try:
         text = _wait_until_ready(run, var_dir / "printed")

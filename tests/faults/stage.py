@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from lab import LabError, processes
 from lab.demo import Api, read_key
+from lab.limits import HIGH_LIMITS
 from lab.run import ping_redis
 from tests.faults.guests import Guests
 from tests.faults.plan import Peer
@@ -155,7 +156,7 @@ class Stage:
             "NODE_NAME": NODE,
             "QEMU_ACCEL": self._accelerator,
         }
-        return {**os.environ, **own, **QUICK}
+        return {**os.environ, **HIGH_LIMITS, **own, **QUICK}
 
 
 def _free_port() -> int:

@@ -83,6 +83,30 @@ async def test_a_started_qemu_lives_in_a_session_of_its_own_and_is_found_by_its_
     assert not is_running(definition)
 
 
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+async def test_a_started_qemu_is_under_its_own_filter_of_system_calls(tmp_path: Path) -> None:
+    async with started(define(tmp_path)) as pid:
+        status = status_of(pid)
+    assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
+
+
+async def test_a_qemu_that_was_built_without_the_filter_is_started_without_it(tmp_path: Path) -> None:
+    program = tmp_path / "qemu-without"
+    program.write_text(f'#!/bin/sh\ncase "$*" in *-sandbox*) exit 1 ;; esac\nexec {BINARY} "$@"\n')
+    program.chmod(0o755)
+    definition = define(tmp_path)
+    assert await launcher(binary=str(program)).start(definition)
+    pid = running_pid(definition)
+    assert pid is not None
+    assert status_of(pid)["Seccomp"] == "0"
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: not Path(f"/proc/{pid}").exists())
+
+
 async def test_the_monitors_lock_is_free_after_a_start(tmp_path: Path) -> None:
     definition = define(tmp_path)
     async with started(definition):

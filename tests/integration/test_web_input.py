@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from werkzeug.exceptions import TooManyRequests
+from werkzeug.exceptions import ServiceUnavailable
 
 from app.access import TENANT_SCOPES, Scope
 from app.api.v1.errors import FACE
@@ -287,9 +287,9 @@ def test_unknown_path_is_404(web: Web, path: str):
 
 def test_any_other_http_error_has_the_face_s_body(web: Web):
     with web.app.test_request_context("/api/vm"):
-        response = FACE.render(TooManyRequests("slow down", retry_after=7))
+        response = FACE.render(ServiceUnavailable("slow down", retry_after=7))
     body = json.loads(response.data)
-    assert (response.status_code, body["code"], body["message"]) == (429, "TOO_MANY_REQUESTS", "slow down")
+    assert (response.status_code, body["code"], body["message"]) == (503, "SERVICE_UNAVAILABLE", "slow down")
     assert response.headers["Retry-After"] == "7"
 
 

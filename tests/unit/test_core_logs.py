@@ -1,14 +1,16 @@
 """Log lines: one line an event, in logfmt, whatever the data is."""
 
+import json
 import logging
 import re
+import subprocess
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.logs import LogfmtFormatter
+from app.core.logs import AuditFormatter, LogfmtFormatter
 
 
 def line_of(message: str, **facts: object) -> str:
@@ -46,3 +48,21 @@ def test_exception_follows_on_lines_of_its_own():
     assert first.endswith("event=request")
     assert rest[0].startswith("Traceback")
     assert rest[-1] == "ValueError: boom"
+
+
+def test_an_audit_entry_is_a_line_of_json_whatever_is_in_it():
+    record = logging.LogRecord("ownup.audit", logging.INFO, "file", 1, "audit", (), None)
+    vars(record)["entry"] = {"seq": 7, "who": {"account": "a\nb"}, "half": "\ud800"}
+    line = AuditFormatter().format(record)
+    assert line.isascii()
+    assert len(line.splitlines()) == 1
+    assert json.loads(line) == {"event": "audit", "seq": 7, "who": {"account": "a\nb"}, "half": "\ud800"}
+
+
+def test_audit_entries_are_written_whatever_the_least_level_is_and_once():
+    code = (
+        "import logging; from app.core import logs; logs.configure('ERROR'); logs.configure('ERROR'); "
+        "logging.getLogger(logs.AUDIT).info('audit', extra={'entry': {'seq': 1}}); logging.warning('other')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == '{"event":"audit","seq":1}\n'

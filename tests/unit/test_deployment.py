@@ -121,12 +121,35 @@ def test_every_library_that_the_product_imports_is_declared_and_none_besides(pro
     assert distributions | started_by_name == declared
 
 
-def test_every_declared_library_has_one_exact_version(project: dict[str, Any]) -> None:
-    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
-    exact = distribution_names([line for line in lines if "==" in line])
-    assert len(exact) == len([line for line in lines if line]), "every line is an exact version"
-    wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["dev"]]
-    assert distribution_names(wanted) <= exact
+def locked(name: str) -> dict[str, set[str]]:
+    """Read a lock: to each package at its exact version the hashes of its files."""
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert all(re.match(r"[\w.-]+==[\w.]+ ", line) for line in lines), "every line is an exact version"
+    return {line.split()[0]: set(re.findall(r"--hash=(sha256:[0-9a-f]{64})", line)) for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [("requirements.lock", ["build"]), ("requirements-dev.lock", ["build", "dev"]), ("lab/openstack_clients.lock", [])],
+)
+def test_every_library_has_one_exact_version_with_its_hashes(
+    project: dict[str, Any], lock: str, extras: list[str]
+) -> None:
+    packages = locked(lock)
+    assert all(packages.values())
+    wanted = [name for extra in extras for name in project["project"]["optional-dependencies"][extra]]
+    wanted += project["project"]["dependencies"] if extras else ["python-openstackclient"]
+    assert distribution_names(wanted) <= distribution_names(list(packages))
+
+
+def test_what_is_tested_is_what_is_installed() -> None:
+    assert locked("requirements.lock").items() <= locked("requirements-dev.lock").items()
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock", "lab/openstack_clients.lock"])
+def test_no_lock_says_where_packages_are_fetched(lock: str) -> None:
+    assert "://" not in (ROOT / lock).read_text()
 
 
 # --- what is loaded where ---------------------------------------------------------------------------------------------

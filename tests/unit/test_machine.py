@@ -23,9 +23,12 @@ def define(folder: Path, machine: MachineDefinition | None = MACHINE) -> VmDefin
     )
 
 
-def arguments(definition: VmDefinition, accel: str = "", snapshot: str | None = None) -> list[str]:
+def arguments(
+    definition: VmDefinition, accel: str = "", snapshot: str | None = None, *, sandboxed: bool = True
+) -> list[str]:
     files = {"pid_file": Path("/run/1.pid"), "console_file": Path("/run/1.console")}
-    return command_line(definition, binary="/opt/qemu", accel=accel, **files, snapshot=snapshot)
+    options = {"accel": accel, "snapshot": snapshot, "sandboxed": sandboxed}
+    return command_line(definition, binary="/opt/qemu", **files, **options)
 
 
 def values(argv: list[str], option: str) -> list[str]:
@@ -80,6 +83,25 @@ def test_a_guest_boots_unless_it_is_to_go_on_where_a_snapshot_was_taken(tmp_path
 
 def test_a_machine_without_cards_gets_none() -> None:
     assert values(arguments(define(Path("/run"))), "-nic") == ["none"]
+
+
+def test_qemu_forbids_itself_what_it_does_not_need() -> None:
+    assert values(arguments(define(Path("/run"))), "-sandbox") == [
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+    ]
+    assert values(arguments(define(Path("/run")), sandboxed=False), "-sandbox") == []
+
+
+def test_only_a_machine_with_cards_may_start_programs() -> None:
+    machine = replace(MACHINE, nics=("tap,ifname=t",))
+    assert values(arguments(define(Path("/run"), machine)), "-sandbox") == [
+        "on,obsolete=deny,elevateprivileges=deny,spawn=allow,resourcecontrol=deny"
+    ]
+
+
+def test_a_definition_with_a_sandbox_of_its_own_keeps_it() -> None:
+    machine = replace(MACHINE, extra_args=("-sandbox", "off"))
+    assert values(arguments(define(Path("/run"), machine)), "-sandbox") == ["off"]
 
 
 def test_without_an_accelerator_kvm_is_tried_before_tcg() -> None:

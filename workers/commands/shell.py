@@ -5,7 +5,7 @@ no process group), so that a kill reaches everything the line starts.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ENVIRONMENT: Mapping[str, str] = {
     "HOME": "/root",
@@ -31,8 +31,8 @@ class Program:
     """
 
     path: str
-    args: tuple[str, ...]
-    env: Mapping[str, str] | None
+    args: tuple[str, ...] = field(repr=False)
+    env: Mapping[str, str] | None = field(repr=False)
 
 
 CANNOT_ENTER_CWD = 125

@@ -18,14 +18,22 @@ _log = logging.getLogger(__name__)
 
 _SUFFIX = ".result"
 _START_SUFFIX = ".start"
+_PARTIAL_SUFFIX = ".partial"
 
 
 class Spool:
     """A folder of results. Safe against the death of the process, not against the loss of power."""
 
     def __init__(self, folder: Path) -> None:
+        """Take a folder; what a killed worker had not written to its end goes, it is of no use and holds output.
+
+        Args:
+            folder: It is made if it isn't there. No other process may use it.
+        """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
+        for unfinished in folder.glob(f"*{_PARTIAL_SUFFIX}"):
+            unfinished.unlink()
 
     def put(self, command_id: str, end: CommandEnd) -> None:
         """Write a result; it appears whole or not at all."""
@@ -69,7 +77,7 @@ class Spool:
 
     @staticmethod
     def _write(path: Path, *parts: bytes) -> None:
-        partial = path.with_name(f"{path.name}.partial")
+        partial = path.with_name(f"{path.name}{_PARTIAL_SUFFIX}")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(parts)

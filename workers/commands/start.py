@@ -19,12 +19,15 @@ from app.core.records import CommandEnd, CommandRequest, CommandStart, CommandSt
 from workers.commands import shell
 from workers.commands.outcome import Outcomes
 from workers.commands.watch import Guest, Running, Watcher
+from workers.hiding import hide
 from workers.qga import wire
 from workers.qga.channel import AgentFacts
 
 _log = logging.getLogger(__name__)
 
 _AGENT_PAUSE_S = 1.0
+_LEAST_SECRET_CHARS = 4
+"""Shorter values stand in any text."""
 _NOT_DELIVERED = "The command was not delivered in time; it has not run"
 CANCELLED_IN_TIME = "Command was cancelled before it was sent; it has not run"
 
@@ -117,7 +120,7 @@ class Starter:
         try:
             pid = await self._execute(claim.request, guest, facts)
         except (AgentRefusedError, AgentUnavailableError) as exc:
-            await self._end(command.id, CommandState.FAILED, str(exc))
+            await self._end(command.id, CommandState.FAILED, hide(str(exc), *_secrets(claim.request)))
         except (AgentSilentError, AgentProtocolError) as exc:
             await self._end(command.id, CommandState.UNKNOWN, f"The command may have run: {exc}")
         else:
@@ -175,6 +178,11 @@ class Starter:
 def _check_allowed(facts: AgentFacts) -> None:
     if not facts.enabled >= {"guest-exec", "guest-exec-status"}:
         raise AgentUnavailableError("guest-exec is disabled in the guest's QEMU Guest Agent")
+
+
+def _secrets(request: CommandRequest) -> list[str]:
+    values = (request.stdin or "", *(request.env or {}).values())
+    return [value for value in values if len(value) >= _LEAST_SECRET_CHARS]
 
 
 def _linux_program(request: CommandRequest, *, own_session: bool) -> shell.Program:

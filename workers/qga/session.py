@@ -236,8 +236,9 @@ class Session:
             raise AgentSilentError(f"{rpc}: the connection to the agent ended before the reply") from exc
         except ExecuteError as exc:
             raise AgentRefusedError(rpc, exc.error_class[:64], str(exc)[:1000]) from exc
-        except BadReplyError as exc:
-            raise AgentProtocolError(f"{rpc}: the agent's reply is malformed") from exc
+        except BadReplyError:
+            # The text of this one holds the raw message.
+            raise AgentProtocolError(f"{rpc}: the agent's reply is malformed") from None
         finally:
             self._client.long_calls -= rpc in _LONG_RPCS
 

@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.core.errors import AgentProtocolError
@@ -32,6 +32,9 @@ JUNK_LIMIT_BYTES = 96 * 1024 * 1024
 """How much may come before the reply to a sync: one reply to an earlier client, and a good deal more."""
 
 _SYNC_LINE_LIMIT_BYTES = 4096
+
+_INT64 = range(-(2**63), 2**63)
+"""Source: QAPI, ``int``. Numbers beyond it could neither be stored nor told again."""
 
 _OPENING = re.compile(rb'\s*:\s*"')
 
@@ -119,8 +122,8 @@ class ExecStatus:
     exited: bool
     exit_code: int | None = None
     signal: int | None = None
-    stdout: bytes = b""
-    stderr: bytes = b""
+    stdout: bytes = field(default=b"", repr=False)
+    stderr: bytes = field(default=b"", repr=False)
     out_truncated: bool = False
     err_truncated: bool = False
     flags_fixed: bool = False
@@ -200,6 +203,8 @@ def load_pid(reply: Any) -> int:
         AgentProtocolError: It holds no usable pid.
     """
     pid: int = _member(reply, "pid", int)
+    if pid < 1:
+        raise AgentProtocolError("the agent's reply has no usable pid")
     return pid
 
 
@@ -236,8 +241,8 @@ def load_info(reply: Any) -> AgentInfo:
         AgentProtocolError: It isn't what qemu-ga sends.
     """
     commands = _member(reply, "supported_commands", list)
-    enabled = {item.get("name") for item in commands if isinstance(item, dict) and item.get("enabled") is True}
-    return AgentInfo(_member(reply, "version", str)[:64], frozenset(name for name in enabled if isinstance(name, str)))
+    names = (item.get("name") for item in commands if isinstance(item, dict) and item.get("enabled") is True)
+    return AgentInfo(_member(reply, "version", str)[:64], frozenset(name for name in names if isinstance(name, str)))
 
 
 def has_fixed_flags(version: str) -> bool:
@@ -281,6 +286,6 @@ def _optional_int(reply: Mapping[str, Any], name: str) -> int | None:
 
 def _member(reply: Any, name: str, kind: type) -> Any:
     value = reply.get(name) if isinstance(reply, dict) else None
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value not in _INT64)):
         raise AgentProtocolError(f"the agent's reply has no usable {name}")
     return value

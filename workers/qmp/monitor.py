@@ -46,6 +46,7 @@ class _MonitorClient(QMPClient):
         return msg
 
     async def _on_message(self, msg: Message) -> None:
+        await asyncio.sleep(0)  # a flood that is there already is received without giving way to anybody
         if "event" not in msg:
             await super()._on_message(msg)
             return

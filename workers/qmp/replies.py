@@ -14,10 +14,15 @@ from app.core.errors import MonitorError
 
 _SERVER_SUFFIXES = ("", ",server=on", ",server")
 """What QEMU appends to the path of a listening socket; the last is that of QEMU before 6.0."""
+_SOCKET_PATH_LIMIT = 107
+"""Source: unix(7), ``sun_path`` is 108 bytes, the last one is NUL. What is longer names no socket."""
+_CHARDEVS_LIMIT = 1000
 _DRIVES_LIMIT = 64
 _NAME_LIMIT = 100
 _LATEST_S = 2**34
 """A moment beyond this, some five hundred years from 1970, is none."""
+_COUNTS = range(2**63)
+"""Source: QAPI, ``int``. All that is read here are sizes, counts and moments, none of which is below zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,8 @@ def load_drives(devices: Any, stats: Any) -> tuple[Drive, ...]:
         MonitorError: They aren't what QEMU sends.
     """
     counted = {_drive_name(device): _member(device, "stats", dict) for device in _list(stats)}
-    named = [(_drive_name(device), device) for device in _list(devices)[:_DRIVES_LIMIT]]
+    listed = [device for device in _list(devices)[:_DRIVES_LIMIT] if isinstance(device, Mapping)]
+    named = [(_drive_name(device), device) for device in listed]
     return tuple(_load_drive(name, device, counted[name]) for name, device in named if name in counted)
 
 
@@ -174,10 +180,11 @@ def load_port_open(reply: Any, socket_path: Path) -> bool | None:
     Raises:
         MonitorError: It isn't what QEMU sends.
     """
+    wanted = (str(socket_path), os.path.realpath(socket_path))
     found = [
         _member(chardev, "frontend-open", bool)
-        for chardev in _list(reply)
-        if _names_socket(_member(chardev, "filename", str), socket_path)
+        for chardev in _list(reply)[:_CHARDEVS_LIMIT]
+        if _names_socket(_member(chardev, "filename", str), *wanted)
     ]
     return any(found) if found else None
 
@@ -228,7 +235,7 @@ def _load_image(drive: Any) -> Image:
 
 def _load_snapshot(snapshot: Any) -> ImageSnapshot:
     taken_s = _member(snapshot, "date-sec", int)
-    if not 0 <= taken_s <= _LATEST_S:
+    if taken_s > _LATEST_S:
         raise MonitorError("QEMU's reply has no usable date-sec")
     return ImageSnapshot(
         id=_member(snapshot, "id", str),
@@ -238,7 +245,7 @@ def _load_snapshot(snapshot: Any) -> ImageSnapshot:
     )
 
 
-def _names_socket(filename: str, socket_path: Path) -> bool:
+def _names_socket(filename: str, socket_path: str, resolved_path: str) -> bool:
     """Tell whether a chardev's ``filename`` is that of the socket.
 
     It reads ``unix:<path>,server=on``, with ``disconnected:`` before it while no client is there. A path may hold
@@ -248,11 +255,17 @@ def _names_socket(filename: str, socket_path: Path) -> bool:
     if kind != "unix":
         return False
     paths = [text.removesuffix(suffix) for suffix in _SERVER_SUFFIXES if text.endswith(suffix)]
-    return str(socket_path) in paths or os.path.realpath(socket_path) in map(_resolved, paths)
+    return socket_path in paths or resolved_path in map(_resolved, paths)
 
 
 def _resolved(path: str) -> str:
-    return os.path.realpath(path) if path.startswith("/") else path
+    """Follow the links in a path; what can't be a socket's is told as it is, and isn't looked for on the disk."""
+    if not path.startswith("/") or len(path) > _SOCKET_PATH_LIMIT:
+        return path
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # it holds a NUL, or half a surrogate pair
+        return path
 
 
 def _list(reply: Any) -> list[Any]:
@@ -263,6 +276,6 @@ def _list(reply: Any) -> list[Any]:
 
 def _member(reply: Any, name: str, kind: type) -> Any:
     value = reply.get(name) if isinstance(reply, Mapping) else None
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value not in _COUNTS)):
         raise MonitorError(f"QEMU's reply has no usable {name}")
     return value

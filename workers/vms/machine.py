@@ -5,12 +5,15 @@ what to do about one; see ``power`` for that.
 """
 
 import asyncio
+import contextlib
+import logging
 import os
 import re
 import signal
 import socket
 import stat
-from collections.abc import Mapping
+from asyncio.subprocess import DEVNULL
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from workers.qmp.monitor import Monitor
 from workers.socket_lock import SocketLock
 from workers.vms.definition import MachineDefinition, VmDefinition
 
+_log = logging.getLogger(__name__)
+
 START_TIMEOUT_S = 10.0
 LOAD_TIMEOUT_S = 300.0
 _LOCK_TIMEOUT_S = 2.0
@@ -27,6 +32,7 @@ _PAUSE_S = 0.02
 _WORDS_LIMIT_BYTES = 4096
 _STAMP_AND_PROGRAM = re.compile(r"^(\d{4}-\d\d-\d\dT\S+ )?(\S*/)?(qemu[\w.-]*|kvm): ")
 _AGENT_PORT = "org.qemu.guest_agent.0"
+_NOTHING = MachineDefinition(cpus=1, memory_mb=1)
 
 
 def command_line(
@@ -36,6 +42,7 @@ def command_line(
     accel: str,
     pid_file: Path,
     console_file: Path,
+    sandboxed: bool,
     snapshot: str | None = None,
 ) -> list[str]:
     """Write QEMU's command line for a VM that has a machine.
@@ -49,6 +56,7 @@ def command_line(
         accel: What to give as ``-accel``; empty tries KVM, then TCG.
         pid_file: Where QEMU writes its pid.
         console_file: Where the guest's first serial port is written to.
+        sandboxed: QEMU is to forbid itself the system calls it doesn't need.
         snapshot: The guest is to go on where this snapshot was taken; without one it boots.
 
     Raises:
@@ -59,6 +67,7 @@ def command_line(
         binary,
         *("-name", f"guest={_quoted(definition.name)},process=qemu-{definition.vmid}"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-msg", "timestamp=on"),
+        *_repeated("-sandbox", [sandbox(machine)] if sandboxed and not _names_sandbox(machine.extra_args) else []),
         *_repeated("-accel", [accel] if accel else ["kvm", "tcg"]),
         *("-m", f"{machine.memory_mb}M", "-smp", str(machine.cpus)),
         *("-chardev", f"socket,id=qmp,path={_quoted(qmp)},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
@@ -70,6 +79,15 @@ def command_line(
         *_repeated("-loadvm", [snapshot] if snapshot is not None else []),
         *machine.extra_args,
     ]
+
+
+def sandbox(machine: MachineDefinition) -> str:
+    """Write what a VM's QEMU forbids itself, so that a guest that takes it over can't go on from there.
+
+    Source: qemu(1), -sandbox. Only network cards have QEMU start programs: the scripts of a tap.
+    """
+    spawn = "allow" if machine.nics else "deny"
+    return f"on,obsolete=deny,elevateprivileges=deny,spawn={spawn},resourcecontrol=deny"
 
 
 def running_pid(definition: VmDefinition) -> int | None:
@@ -132,6 +150,7 @@ class Launcher:
         self._accel = accel
         self._start_timeout_s = start_timeout_s
         self._load_timeout_s = load_timeout_s
+        self._can_sandbox: bool | None = None
 
     async def start(self, definition: VmDefinition, *, snapshot: str | None = None) -> bool:
         """Start a VM's QEMU and wait until its monitor answers, so until it is through with its own start.
@@ -171,6 +190,7 @@ class Launcher:
             accel=self._accel,
             pid_file=pid_file,
             console_file=console_file,
+            sandboxed=await self._look_for_sandbox(),
             snapshot=snapshot,
         )
         timeout_s = self._start_timeout_s + (self._load_timeout_s if snapshot is not None else 0.0)
@@ -183,6 +203,31 @@ class Launcher:
             await asyncio.wait([ended], timeout=_LOCK_TIMEOUT_S)
             raise PowerError(f"QEMU's monitor did not answer within {timeout_s:g} s; {_words(log_file)}")
         raise PowerError(f"QEMU did not start: {_words(log_file) or f'it ended with {ended.result()}'}")
+
+    async def _look_for_sandbox(self) -> bool:
+        """Find out once whether this QEMU was built with its sandbox; one that doesn't say so will not start either."""
+        if self._can_sandbox is None:
+            argv = (self._binary, "-sandbox", sandbox(_NOTHING), "-machine", "help")
+            self._can_sandbox = await _succeeds(argv, self._start_timeout_s)
+        if self._can_sandbox is False:
+            _log.warning("qemu_has_no_sandbox", extra={"binary": self._binary})
+        return self._can_sandbox is True
+
+
+async def _succeeds(argv: Sequence[str], timeout_s: float) -> bool | None:
+    """Tell whether a program ends well; ``None`` if it can't be started or doesn't end."""
+    try:
+        process = await asyncio.create_subprocess_exec(*argv, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+    except OSError:
+        return None
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await process.wait() == 0
+    except TimeoutError:
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
 
 
 async def _answers(qmp: Path, lock: SocketLock, ended: "asyncio.Future[int]", timeout_s: float) -> bool:
@@ -294,6 +339,10 @@ def _beside(socket_path: Path, name: str) -> Path:
 def _quoted(value: str | Path) -> str:
     """Write a value of a QEMU option list, where a comma is doubled (Source: qemu(1), -drive, -name)."""
     return str(value).replace(",", ",,")
+
+
+def _names_sandbox(words: Sequence[str]) -> bool:
+    return bool({"-sandbox", "--sandbox"} & set(words))
 
 
 def _repeated(option: str, values: list[str] | tuple[str, ...]) -> list[str]:

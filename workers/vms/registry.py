@@ -1,6 +1,7 @@
 """The VMs of this node: found by their definition files, followed while the files are there."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ _LONG_REPLIES = 32
 """How many results of megabytes the node receives at the same time: each may take 64 MiB of disk meanwhile."""
 
 _Stamp = tuple[int, int, int]
+_NO_STAMP: _Stamp = (0, 0, 0)
 
 
 class Registry:
@@ -103,11 +105,8 @@ class Registry:
     def _find_changes(self) -> tuple[list[Path], list[Path]]:
         present: dict[Path, _Stamp] = {}
         for path in sorted(self._settings.vm_dir.glob("*.toml")):
-            try:
-                stat = path.stat()
-            except FileNotFoundError:
-                continue
-            present[path] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            with contextlib.suppress(FileNotFoundError):
+                present[path] = _stamp(path)
         changed = [path for path, stamp in present.items() if self._stamps.get(path) != stamp]
         removed = [path for path in self._stamps if path not in present]
         self._stamps = present
@@ -130,7 +129,7 @@ class Registry:
     async def _take(self, path: Path, wanted: VmDefinition) -> None:
         if self._definitions.get(path) == wanted:
             return
-        await self._drop(path)
+        await self._drop(path, heir=wanted)
         self._definitions[path] = wanted
         vm = Vm(
             wanted,
@@ -153,7 +152,13 @@ class Registry:
             raise DefinitionError(f"{path.name}: vmid {found.vmid} is already taken by {other.name}")
         return found
 
-    async def _drop(self, path: Path) -> None:
+    async def _drop(self, path: Path, *, heir: VmDefinition | None = None) -> None:
+        """Follow the VM of a file no longer, and forget it with all that it has left, unless it is just described anew.
+
+        Args:
+            path: The file.
+            heir: What it says now.
+        """
         self._broken.pop(path, None)
         gone = self._definitions.pop(path, None)
         if gone is None:
@@ -161,7 +166,23 @@ class Registry:
         _, task = self._vms.pop(gone.vmid)
         task.cancel()
         await asyncio.wait([task])
-        await self._forget(gone.vmid)
+        if heir is None or (heir.vmid, heir.account) != (gone.vmid, gone.account):
+            await self._forget(gone.vmid)
+
+
+def _stamp(path: Path) -> _Stamp:
+    """Tell when a file changed.
+
+    Raises:
+        FileNotFoundError: It is gone.
+    """
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        raise
+    except OSError:  # a link to itself, for instance: whoever reads it is told what is wrong
+        return _NO_STAMP
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
 def _load(paths: list[Path]) -> list[tuple[Path, VmDefinition | DefinitionError]]:

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from app.core.clock import now
 from app.core.errors import AgentAbsentError, AgentError, MonitorAbsentError, MonitorError
@@ -29,8 +29,6 @@ from workers.vms.usage import Meter
 
 _log = logging.getLogger(__name__)
 
-_Event = tuple[str, Mapping[str, Any]]
-
 AVAILABLE = "QEMU Guest Agent is available"
 _NOT_CONNECTED = "QEMU Guest Agent is not connected: it is not running in the guest, or not installed"
 _NOT_RUNNING = "VM is not running"
@@ -45,6 +43,8 @@ _READINGS = 6
 _DISKS_S = 60.0
 """How often a VM's disks are looked at."""
 _MIB = 1024 * 1024
+_MOST_EVENTS = 1000
+"""So many events wait to be looked at; QEMU sends a few for each thing that happens to a VM."""
 
 _RUN_STATES: Mapping[str, VmStatus] = {
     "running": VmStatus.RUNNING,
@@ -221,8 +221,8 @@ class Vm:
             pause_s = min(max(pause_s * 2, _FIRST_RETRY_S), _LONGEST_RETRY_S)
 
     async def _with_monitor(self, path: Path) -> None:
-        events: asyncio.Queue[_Event] = asyncio.Queue()
-        monitor = Monitor(path, on_event=lambda name, data: events.put_nowait((name, data)))
+        events: asyncio.Queue[str] = asyncio.Queue(_MOST_EVENTS)
+        monitor = Monitor(path, on_event=lambda name, _data: _note(events, name))
         await monitor.connect(_MONITOR_TIMEOUT_S)
         try:
             self.monitor = monitor
@@ -240,15 +240,17 @@ class Vm:
             self._tell()
 
     async def _take_events(
-        self, monitor: Monitor, events: "asyncio.Queue[_Event]", ended: "asyncio.Task[None]"
+        self, monitor: Monitor, events: "asyncio.Queue[str]", ended: "asyncio.Task[None]"
     ) -> None:
         while not ended.done():
             taking = asyncio.create_task(events.get())
-            done, _ = await asyncio.wait({taking, ended}, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                done, _ = await asyncio.wait({taking, ended}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                taking.cancel()  # one that is done stays as it is
             if taking not in done:
-                taking.cancel()
                 return
-            name, _ = taking.result()
+            name = taking.result()
             if name == "RESET":
                 self.resets += 1
                 self.lacks_setsid = False
@@ -263,7 +265,7 @@ class Vm:
             if not ended.done():
                 await self._look(monitor)
 
-    async def _let_exit(self, events: "asyncio.Queue[_Event]", ended: "asyncio.Task[None]") -> None:
+    async def _let_exit(self, events: "asyncio.Queue[str]", ended: "asyncio.Task[None]") -> None:
         """Ask nothing while QEMU exits: a request that arrives meanwhile makes QEMU 7.2 hang in its exit (measured)."""
         await asyncio.wait([ended], timeout=_EXIT_GRACE_S)
         while not events.empty():
@@ -452,6 +454,12 @@ class Vm:
             storage_bytes=_total(self._disks, "size_bytes"),
             storage_used_bytes=_total(self._disks, "used_bytes"),
         )
+
+
+def _note(events: "asyncio.Queue[str]", name: str) -> None:
+    """Note an event. In a flood most are dropped: QEMU is asked how it is after each of those that are noted."""
+    with contextlib.suppress(asyncio.QueueFull):
+        events.put_nowait(name)
 
 
 def _total(disks: tuple[Disk, ...] | None, name: str) -> int | None:

@@ -1,6 +1,6 @@
 """What this face takes in: logins, list queries and actions, each with its limits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, post_load, validate, validates_schema
@@ -35,7 +35,7 @@ class Credentials:
     """
 
     method: str
-    secret: str
+    secret: str = field(repr=False)
     project: str | None
 
 

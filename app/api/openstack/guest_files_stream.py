@@ -18,6 +18,7 @@ from werkzeug.exceptions import ClientDisconnected
 
 from app.core.errors import FileTooLargeError, InvalidRequestError, OwnUpError, Problem
 from app.files import CHUNK_BYTES, Download
+from app.request_log import request_id
 
 _LOG = logging.getLogger(__name__)
 
@@ -106,15 +107,16 @@ def read_body(limit_bytes: int, stall_s: float) -> Iterator[bytes]:
 def answer(download: Download, stall_s: float) -> Response:
     """Answer the present request with the bytes of a file, as they come."""
     watchdog = Watchdog(_connection(), socket.SHUT_RDWR, stall_s)
-    return Response(_Body(download, watchdog), content_type="application/octet-stream")
+    return Response(_Body(download, watchdog, request_id()), content_type="application/octet-stream")
 
 
 class _Body:
     """The bytes of an answer; closed by the server, whatever happens."""
 
-    def __init__(self, download: Download, watchdog: Watchdog) -> None:
+    def __init__(self, download: Download, watchdog: Watchdog, request_id_: str) -> None:
         self._download = download
         self._watchdog = watchdog
+        self._request_id = request_id_
 
     def __iter__(self) -> Self:
         return self
@@ -130,7 +132,8 @@ class _Body:
         try:
             chunk = next(self._download)
         except OwnUpError as exc:
-            _LOG.warning("file_read_broken", extra={"reason": str(exc)})
+            # Why, which may be in the guest's words, the record says.
+            _LOG.warning("file_read_broken", extra={"request_id": self._request_id, "error": type(exc).__name__})
             raise ConnectionResetError(errno.ECONNRESET, str(exc)) from exc
         self._watchdog.watch()
         return chunk

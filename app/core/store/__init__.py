@@ -8,7 +8,7 @@ their arguments, so a Redis Cluster isn't supported.
 key                             type   holds
 =============================== ====== =====================================================================
 ``ownup:cmd:<id>``              hash   a ``Command``
-``ownup:cmd:<id>:request``      hash   its ``CommandRequest``; removed when the command has ended
+``ownup:cmd:<id>:request``      hash   its ``CommandRequest``, until it has started or ended; expires
 ``ownup:cmd:<id>:out``/``:err`` string its output, compressed by zstd; ``…:new`` until the record says that it ended
 ``ownup:pid:<vmid>:<pid>``      string id of the latest command that got this pid
 ``ownup:vm:<vmid>``             hash   a ``Vm``
@@ -21,6 +21,8 @@ key                             type   holds
 ``ownup:disks:<a>:<vmid>``      string its ``Disk`` records as JSON; expires a week after they were last told
 ``ownup:account:<a>:vms``       set    vmids of an account; ``ownup:vms``: of all
 ``ownup:account:<a>:sshkeys``   hash   its ``SshKey`` records as JSON, by fingerprint
+``ownup:account:<a>:keys``      set    ids of its API keys that aren't revoked
+``ownup:account:<a>:revoked``   zset   ids of the latest of its API keys that are, by when
 ``ownup:sshkeys:last``          string number of the latest SSH key
 ``ownup:node:<n>``              string a ``Node`` as JSON; expires when its worker stops beating
 ``ownup:node:<n>:open``         set    ids of the node's commands that have not ended
@@ -31,7 +33,7 @@ key                             type   holds
 ``ownup:call:<id>``             hash   a ``GuestCall``; expires
 ``ownup:call:<id>:secret``      string what goes with it, until a worker has it; expires
 ``ownup:key:<id>``              hash   an ``ApiKey``
-``ownup:keys``                  set    ids of all API keys
+``ownup:accounts``              set    accounts that have had an API key
 ``ownup:token:<sha>``           hash   a ``Token``, by the digest of what its owner shows; expires
 ``ownup:idem:<a>:<vmid>:<sha>`` hash   what an ``Idempotency-Key`` stands for
 ``ownup:limit:…``               string how much of a limit is used, as the library ``limits`` keeps it; expires

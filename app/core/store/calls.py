@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
@@ -27,11 +27,11 @@ class Call(Generic[T]):
     """One Redis command and how to read its reply.
 
     Attributes:
-        args: The command, as ``execute_command`` takes it.
+        args: The command, as ``execute_command`` takes it; not shown, because it may hold anything.
         load: Makes the result from the raw reply.
     """
 
-    args: Args
+    args: Args = field(repr=False)
     load: Callable[[Any], T]
 
 

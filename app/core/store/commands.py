@@ -4,7 +4,7 @@ import json
 import secrets
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -31,6 +31,7 @@ redis.call('SADD', of_vm, ARGV[1])
 redis.call('SADD', of_key, ARGV[1])
 redis.call('HSET', cmd, 'deliver_by', string.format('%.6f', now + tonumber(ARGV[3])), unpack(cjson.decode(ARGV[4])))
 redis.call('HSET', cmd .. ':request', unpack(cjson.decode(ARGV[5])))
+redis.call('EXPIRE', cmd .. ':request', string.format('%d', math.ceil(tonumber(ARGV[3])) + 1))
 redis.call('SADD', 'ownup:node:' .. ARGV[2] .. ':open', ARGV[1])
 local list = 'ownup:vm:' .. ARGV[6] .. ':commands'
 for i, id in ipairs(redis.call('ZRANGE', list, 0, 1)) do
@@ -40,7 +41,9 @@ redis.call('ZADD', list, string.format('%.6f', now), ARGV[1])
 redis.call('ZREMRANGEBYRANK', list, 0, -1 - tonumber(ARGV[7]))
 return 1
 """
-"""The list loses at each turn what has expired of its two oldest, so that it can't outgrow what there is."""
+"""The list loses at each turn what has expired of its two oldest, so that it can't outgrow what there is. What is to be
+run may hold secrets, and is gone when nobody may claim it any more, whatever becomes of web and worker.
+"""
 
 _CLAIM = f"""
 {NOW}
@@ -64,8 +67,9 @@ local function keep(key, output, ttl)
   if output ~= '' then redis.call('SET', key, output, 'EX', ttl) end
   if redis.call('EXISTS', key .. ':new') == 1 then redis.call('RENAME', key .. ':new', key) end
 end
+redis.call('DEL', cmd .. ':request')
 redis.call('HSET', cmd, unpack(cjson.decode(ARGV[3])))
-local now = redis.call('HMGET', cmd, 'state', 'vmid', 'pid', 'node', 'key_id')
+local now = redis.call('HMGET', cmd, 'state', 'vmid', 'pid', 'node', 'key_id', 'vm_gone')
 if now[1] == 'running' then
   if now[3] then
     redis.call('SET', 'ownup:pid:' .. now[2] .. ':' .. now[3], ARGV[1])
@@ -73,10 +77,14 @@ if now[1] == 'running' then
   end
 else
   local ttl = tonumber(ARGV[4])
-  redis.call('DEL', cmd .. ':request')
-  redis.call('EXPIRE', cmd, ttl)
-  keep(cmd .. ':out', ARGV[5], ttl)
-  keep(cmd .. ':err', ARGV[6], ttl)
+  if now[6] then
+    redis.call('DEL', cmd, cmd .. ':out:new', cmd .. ':err:new')
+    redis.call('ZREM', 'ownup:vm:' .. now[2] .. ':commands', ARGV[1])
+  else
+    redis.call('EXPIRE', cmd, ttl)
+    keep(cmd .. ':out', ARGV[5], ttl)
+    keep(cmd .. ':err', ARGV[6], ttl)
+  end
   if now[3] then redis.call('EXPIRE', 'ownup:pid:' .. now[2] .. ':' .. now[3], ttl) end
   redis.call('SREM', 'ownup:node:' .. now[4] .. ':open', ARGV[1])
   redis.call('SREM', 'ownup:vm:' .. now[2] .. ':open', ARGV[1])
@@ -199,8 +207,8 @@ class Result:
     """
 
     command: Command
-    stdout: bytes
-    stderr: bytes
+    stdout: bytes = field(repr=False)
+    stderr: bytes = field(repr=False)
     whole: bool = True
 
 

@@ -8,7 +8,7 @@ Knows neither HTTP nor guests.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
 from app.core.errors import TransferBrokenError
@@ -60,7 +60,7 @@ class Message:
 
     number: int
     kind: MessageKind
-    payload: bytes = b""
+    payload: bytes = field(default=b"", repr=False)
 
 
 class Incoming:

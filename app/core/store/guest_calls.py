@@ -6,7 +6,7 @@ more; it never stands in the record. All of a call is forgotten soon after, what
 
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -66,16 +66,12 @@ class Claim:
     """
 
     call: GuestCall
-    secret: str | None
+    secret: str | None = field(repr=False)
 
     @property
     def late(self) -> bool:
         """Whether the delivery deadline had passed when the claim was run again: it must not be sent any more."""
         return self.call.sent_at is not None and self.call.sent_at > self.call.deliver_by
-
-    def __repr__(self) -> str:
-        """Show the record only."""
-        return f"Claim({self.call!r})"
 
 
 def create(call: GuestCall, *, secret: str | None, deliver_within_s: float) -> Call[bool]:

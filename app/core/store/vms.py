@@ -32,11 +32,15 @@ for i, id in ipairs(redis.call('ZRANGE', vm .. ':commands', 0, -1)) do
     local by_pid = 'ownup:pid:' .. ARGV[1] .. ':' .. (redis.call('HGET', cmd, 'pid') or '')
     if redis.call('GET', by_pid) == id then redis.call('DEL', by_pid) end
     redis.call('DEL', cmd, cmd .. ':out', cmd .. ':err')
-    redis.call('ZREM', vm .. ':commands', id)
   end
+  if redis.call('EXISTS', cmd) == 0 then redis.call('ZREM', vm .. ':commands', id) end
+end
+for i, id in ipairs(redis.call('SMEMBERS', vm .. ':open')) do
+  if redis.call('EXISTS', 'ownup:cmd:' .. id) == 1 then redis.call('HSET', 'ownup:cmd:' .. id, 'vm_gone', '1') end
 end
 return redis.call('DEL', vm, vm .. ':pid')
 """
+"""What has not ended yet is forgotten when it ends: its output comes after its VM has gone."""
 
 _READ = f"""
 {sees(2)}
@@ -114,7 +118,10 @@ def publish(vm: Vm) -> Call[str | None]:
 
 
 def remove(vmid: int, node: str) -> Call[None]:
-    """Forget a VM and its ended commands with their output, if this node is the one that carries it."""
+    """Forget a VM and its commands with their output, if this node is the one that carries it.
+
+    Those that have not ended are forgotten at their end.
+    """
     return script(_REMOVE, vmid, node, load=nothing)
 
 
