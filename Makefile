@@ -39,7 +39,7 @@ check: $(INSTALLED) ## ruff, mypy, import-linter, bandit, pip-audit
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --recursive app workers
 	$(BIN)/bandit --quiet --recursive --skip $(IN_THE_LAB) lab bench
-	$(BIN)/python -m lab.audit requirements-dev.lock lab/openstack_clients.lock
+	$(BIN)/python -m lab.advisories requirements-dev.lock lab/openstack_clients.lock
 
 faults: $(INSTALLED) lab ## the long fault run: kills, restarts, cuts; about 15 minutes; prints its seed and a table
 	@exec $(BIN)/python -m tests.faults

@@ -251,9 +251,9 @@ class Commands:
             insist_on_allowed(principal.commands, request)
         cwd = request.cwd or "/"
         if request.argv is None:
-            self.guard.check_line(request.line, cwd=cwd)
+            self.guard.check_line(request.line, cwd=cwd, stdin=request.stdin)
         else:
-            self.guard.check_argv(request.argv, cwd=cwd)
+            self.guard.check_argv(request.argv, cwd=cwd, stdin=request.stdin)
 
     def _new_command(self, principal: Principal, view: VmView, order: Order, request_id: str) -> Command:
         created_at = self.clock()

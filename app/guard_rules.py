@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from app.core.errors import SettingsError
-from app.shell_line import MAX_PATH_CHARS, SimpleCommand, name_of
+from app.shell_line import MAX_PATH_CHARS, SimpleCommand, input_of, name_of
 
 
 class GuardRulesError(SettingsError):
@@ -54,6 +54,11 @@ class Call:
     def line(self) -> str:
         """The program and its words, joined by single blanks."""
         return " ".join((self.program, *self.words))
+
+    @cached_property
+    def input(self) -> str:
+        """What it is given for its standard input, as far as the line tells."""
+        return input_of(self.command) or ""
 
     @cached_property
     def options(self) -> list[str]:
@@ -107,6 +112,8 @@ class _Places:
         self._operand = operand
         self._entries = entries
         self._pattern = re.compile("|".join(map(translate, entries)))
+        self._beginnings = {entry[:at] for entry in entries for at in range(len(entry) + 1)}
+        self._ends = {entry[at:] for entry in entries for at in range(len(entry) + 1)}
 
     def hold(self, call: Call, words: Sequence[str]) -> bool:
         for word in words:
@@ -121,6 +128,8 @@ class _Places:
         if wildcard is None:
             return False
         before, after = path[: wildcard.start()], _WILDCARDS.split(path)[-1]
+        if before not in self._beginnings or after not in self._ends:
+            return False
         return any(entry.startswith(before) and entry.endswith(after) for entry in self._entries)
 
 
@@ -133,7 +142,12 @@ def _any_place(words_of: _Words) -> Callable[[Sequence[str]], _Condition]:
 
     def make(entries: Sequence[str]) -> _Condition:
         places = _places(entries)
-        return lambda call: any(place.hold(call, words_of(call)) for place in places)
+
+        def holds(call: Call) -> bool:
+            words = words_of(call)
+            return bool(words) and any(place.hold(call, words) for place in places)
+
+        return holds
 
     return make
 
@@ -176,6 +190,11 @@ def _pattern(expression: str) -> _Condition:
     return lambda call: compiled.search(call.line) is not None
 
 
+def _script(expression: str) -> _Condition:
+    compiled = re.compile(expression)
+    return lambda call: compiled.search(call.line) is not None or compiled.search(call.input) is not None
+
+
 def _calls_itself(_: object) -> _Condition:
     return lambda call: call.command.calls_itself
 
@@ -203,7 +222,9 @@ _CONDITIONS: Mapping[str, tuple[_Kind, Callable[[Any], _Condition]]] = {
     "last_target": (_TEXTS, _any_place(lambda call: call.arguments[-1:])),
     "writes": (_TEXTS, _any_place(lambda call: call.command.overwrites + call.command.appends)),
     "overwrites": (_TEXTS, _any_place(lambda call: call.command.overwrites)),
+    "runs_in": (_TEXTS, _any_place(lambda call: [call.command.cwd])),
     "pattern": (_TEXT, _pattern),
+    "script": (_TEXT, _script),
     "calls_itself": (_TRUE, _calls_itself),
 }
 """Each condition a rule may have: what its value has to be, and what makes it of that value."""
@@ -239,12 +260,14 @@ class Runner:
         skip: How many words stand before the command.
         line: The rest is a shell line, not a program with arguments.
         input: The words of its input are added.
+        shell: Without a command it runs a shell.
     """
 
     values: Sequence[str] = ()
     skip: int = 0
     line: bool = False
     input: bool = False
+    shell: bool = False
 
     def command_at(self, words: Sequence[str], at: int) -> int:
         """Find where the command begins in the words that follow the runner."""
@@ -252,13 +275,20 @@ class Runner:
             if words[at] == "--":
                 at += 1
                 break
-            at += 2 if words[at] in self.values else 1
+            at += 2 if self._takes_the_next(words[at]) else 1
         return at + self.skip
+
+    def _takes_the_next(self, option: str) -> bool:
+        """Tell whether an option's value is the next word: ``-u root`` and ``-Eu root``, not ``-uroot``."""
+        if option.startswith("--") or option in self.values:
+            return option in self.values
+        first = next((at for at, letter in enumerate(option) if f"-{letter}" in self.values), None)
+        return first == len(option) - 1
 
 
 _SECTIONS = {"disable": _TEXTS, "lists": _TABLE, "rule": _TABLES, "shells": _TABLE, "runners": _TABLE}
 _RULE_KEYS = {"name": _TEXT, "why": _TEXT, "programs": _TEXTS} | {key: kind for key, (kind, _) in _CONDITIONS.items()}
-_RUNNER_KEYS = {"values": _TEXTS, "skip": _NUMBER, "line": _TRUE, "input": _TRUE}
+_RUNNER_KEYS = {"values": _TEXTS, "skip": _NUMBER, "line": _TRUE, "input": _TRUE, "shell": _TRUE}
 _LIST_NAME = re.compile(r"([a-z]+=)?@(\w+)")
 
 

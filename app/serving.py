@@ -8,12 +8,14 @@ import sys
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 
 from app.core.env import load
+from app.core.redis_url import insist_on_access
 from app.core.secrecy import forbid_core_files
 from app.order import LONGEST_WAIT_S
 from app.settings import WebSettings
 from app.slow_clients import PatientWorker
 
 _SETTINGS = load(WebSettings, os.environ)
+insist_on_access(_SETTINGS.redis_url, _SETTINGS.redis_timeout_s)
 _KEPT_CONNECTIONS = 1000
 _OTHER_FILES = 64
 

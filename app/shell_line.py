@@ -6,13 +6,12 @@ and here-documents. It deliberately knows no rules and runs nothing: what only t
 
 import posixpath
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import dropwhile
-from typing import TYPE_CHECKING, cast
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from itertools import dropwhile, takewhile
+from types import MappingProxyType
+from typing import NamedTuple, cast
 
 MAX_PATH_CHARS = 4096
 """Linux, limits.h: PATH_MAX. Nothing longer is the name of a file."""
@@ -27,7 +26,8 @@ class SimpleCommand:
         words: The program and its arguments, quotes removed and variables put in.
         overwrites: Where ``>`` leads its output.
         appends: Where ``>>`` leads its output.
-        stdin: The text of its here-document or here-string.
+        stdin: The text of its here-document or here-string, or else what the whole line is given.
+        expanded: The text of its here-documents in which the shell runs what stands in ``$( )`` and backticks.
         piped_from: The command whose output it reads.
         calls_itself: It stands in the body of a function of its own name, in a pipe or in the background.
     """
@@ -37,8 +37,27 @@ class SimpleCommand:
     overwrites: list[str] = field(default_factory=list)
     appends: list[str] = field(default_factory=list)
     stdin: str | None = None
+    expanded: str = ""
     piped_from: "SimpleCommand | None" = None
     calls_itself: bool = False
+
+
+class Script(NamedTuple):
+    """Text that a shell reads.
+
+    Attributes:
+        text: The line, or several.
+        cwd: Where it will run.
+        stdin: What the shell is given for its standard input, where that is known.
+        variables: What is set in it from the start.
+        is_document: Only what stands in ``$( )`` and backticks is run: the text of a here-document.
+    """
+
+    text: str
+    cwd: str
+    stdin: str | None = None
+    variables: Mapping[str, str] = MappingProxyType({})
+    is_document: bool = False
 
 
 @dataclass(slots=True)
@@ -52,6 +71,7 @@ class _Level:
     quoted: bool = False
     word: list[str] | None = None
     redirect: str = ""
+    redirected_at: int = 0
     defines: str | None = None
     last: SimpleCommand | None = None
 
@@ -93,6 +113,16 @@ _DOUBLE_QUOTED = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_DOCUMENT = re.compile(
+    rf"""
+    (?P<text> [^\\$`]+)
+  | (?P<escape> \\(?P<escaped>[$`\\\n]))
+  | (?P<substitution> \$\( | `)
+  | {_VARIABLE}
+  | (?P<other> .)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 _BLANKS = re.compile(r"[ \t\n]+")
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 _ANSI_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
@@ -114,12 +144,13 @@ _PRECEDES_A_COMMAND = frozenset([
 _DECLARES = frozenset(["export", "local", "declare", "readonly", "typeset"])
 _PIPES = frozenset(["|", "|&"])
 _DETACHES = frozenset(["|", "|&", "&"])
+_QUOTES = frozenset("'\"\\")
 _UNKNOWN_OUTPUT = "$()"
 _MAX_PIPED = 4
 
 
-def read_line(text: str, cwd: str, *, most: int) -> list[SimpleCommand]:
-    """Split a shell line into its simple commands, those within ``$( )``, groups and function bodies included.
+def read_script(script: Script, *, most: int) -> list[SimpleCommand]:
+    """Split what a shell reads into its simple commands, those within ``$( )``, groups and function bodies included.
 
     One pass with a stack of its own: time grows with the length of the text, and no nesting exhausts Python's stack.
     Never fails: what a shell would call a syntax error is read as far as it goes.
@@ -127,25 +158,32 @@ def read_line(text: str, cwd: str, *, most: int) -> list[SimpleCommand]:
     Source: POSIX.1-2017, Shell Command Language, 2.2 Quoting to 2.9 Shell Commands.
 
     Args:
-        text: The line, or several.
-        cwd: Where it will run.
-        most: How many commands, groups and substitutions are read; the rest of the line is left.
+        script: What the shell reads.
+        most: How many commands, groups and substitutions are read; the rest of the text is left.
     """
-    return _Reader(text, cwd).read(most)
+    return _Reader(script).read(most)
+
+
+def positional(arguments: Sequence[str]) -> dict[str, str]:
+    """Give the variables ``$1`` to ``$9``, ``$@`` and ``$*`` of a shell that is given these arguments."""
+    joined = " ".join(arguments)
+    return {"@": joined, "*": joined} | dict(zip("123456789", arguments, strict=False))
 
 
 class _Reader:
-    """Reads one line. Its parts: words, commands, redirections, levels."""
+    """Reads one script. Its parts: words, commands, redirections, levels."""
 
-    def __init__(self, text: str, cwd: str) -> None:
-        self._text = text
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self._text = script.text
         self._at = 0
-        self._cwd = cwd
-        self._variables = {"HOME": "/root", "IFS": " "}
-        self._expansion_left_chars = len(text)  # b=$a$a; c=$b$b; … doubles each time: past this, variables stay unread
+        self._cwd = script.cwd
+        self._variables = {"HOME": "/root", "IFS": " "} | dict(script.variables)
+        # b=$a$a; c=$b$b; … doubles each time: past this, variables stay unread
+        self._expansion_left_chars = len(self._text)
         self._commands: list[SimpleCommand] = []
-        self._heredocs: list[tuple[str, SimpleCommand]] = []
-        self._level = _Level("", SimpleCommand(cwd))
+        self._heredocs: list[tuple[str, bool, SimpleCommand]] = []
+        self._level = _Level("", SimpleCommand(self._cwd), quoted=script.is_document)
         self._outer: list[_Level] = []
         self._opened = 0
         self._on: Mapping[str, Callable[[re.Match[str]], None]] = {
@@ -169,15 +207,21 @@ class _Reader:
         }
 
     def read(self, most: int) -> list[SimpleCommand]:
-        while self._at < len(self._text) and self._opened + len(self._commands) < most:
-            pattern = _DOUBLE_QUOTED if self._level.quoted else _UNQUOTED
-            match = cast("re.Match[str]", pattern.match(self._text, self._at))  # <other> takes any character
+        text, length, on, commands = self._text, len(self._text), self._on, self._commands
+        while self._at < length and self._opened + len(commands) < most:
+            pattern = self._quoted if self._level.quoted else _UNQUOTED
+            match = cast("re.Match[str]", pattern.match(text, self._at))  # <other> takes any character
             self._at = match.end()
-            self._on[match.lastgroup or "other"](match)
+            on[match.lastgroup or "other"](match)
         while self._outer:
             self._close(self._level.closer)
-        self._end_command("")
+        if not self._script.is_document:
+            self._end_command("")
         return self._commands
+
+    @property
+    def _quoted(self) -> re.Pattern[str]:
+        return _DOCUMENT if self._script.is_document and not self._outer else _DOUBLE_QUOTED
 
     # words
 
@@ -271,6 +315,8 @@ class _Reader:
         level.redirect = ""
         if command.words or command.overwrites or command.appends:
             command.calls_itself = self._calls_itself(command, separator)
+            if command.stdin is None and command.piped_from is None:
+                command.stdin = self._script.stdin
             self._commands.append(command)
             self._follow(command.words)
             level.last = command
@@ -290,6 +336,8 @@ class _Reader:
             self._cwd = posixpath.join(self._cwd, target)[:MAX_PATH_CHARS]
         elif program == "for" and words[2:3] == ["in"]:
             self._variables[words[1]] = words[3] if len(words[3:]) == 1 else "{" + ",".join(words[3:]) + "}"
+        elif program == "set" and words[1:2] == ["--"]:
+            self._variables |= positional(words[2:])
         elif program in _DECLARES or all(map(ASSIGNMENT.match, words)):
             for name, _, value in (word.partition("=") for word in words if ASSIGNMENT.match(word)):
                 self._variables[name.rstrip("+")] = value
@@ -308,12 +356,14 @@ class _Reader:
             self._level.word = None  # the 2 of 2> is no argument
         self._end_word()
         self._level.redirect = match[0]
+        self._level.redirected_at = self._at
 
     def _redirect_to(self, word: str) -> None:
         command, redirect = self._level.command, self._level.redirect
         self._level.redirect = ""
         if redirect in {"<<", "<<-"}:
-            self._heredocs.append((word, command))
+            is_quoted = not _QUOTES.isdisjoint(self._text[self._level.redirected_at : self._at])
+            self._heredocs.append((word, is_quoted, command))
         elif redirect.startswith("<<<"):
             command.stdin = word
         elif redirect.endswith(">>"):
@@ -323,11 +373,11 @@ class _Reader:
 
     def _on_newline(self, _: re.Match[str]) -> None:
         self._end_command("\n")
-        for delimiter, command in self._heredocs:
-            self._read_heredoc(delimiter, command)
+        for delimiter, is_quoted, command in self._heredocs:
+            self._read_heredoc(delimiter, command, is_quoted=is_quoted)
         self._heredocs.clear()
 
-    def _read_heredoc(self, delimiter: str, command: SimpleCommand) -> None:
+    def _read_heredoc(self, delimiter: str, command: SimpleCommand, *, is_quoted: bool) -> None:
         """Give the lines up to the delimiter to the command; without a delimiter there is no here-document."""
         if self._last_line_start.get(delimiter, -1) < self._at:
             return
@@ -337,6 +387,8 @@ class _Reader:
             start = end + 1
             end = self._line_end(start)
         command.stdin = self._text[begin:start]
+        if not is_quoted and ("$(" in command.stdin or "`" in command.stdin):
+            command.expanded += command.stdin
         self._at = end
 
     def _line_end(self, start: int) -> int:
@@ -392,18 +444,42 @@ def output_of(command: SimpleCommand | None) -> str | None:
     for _ in range(_MAX_PIPED):
         if command is None or not command.words:
             return None
-        program = name_of(command.words[0])
-        if program in {"echo", "printf"}:
-            printed = dropwhile(lambda word: word.startswith("-"), command.words[1:])
-            return " ".join(printed).replace("\\n", "\n")
-        if program in {"which", "command"}:
-            return command.words[-1]
+        program, words = name_of(command.words[0]), command.words[1:]
         if program not in {"cat", "tee"}:
+            return _printed_by(program, words)
+        if program == "cat" and any(word.strip("-") for word in words):  # a file
             return None
         if command.stdin is not None:
             return command.stdin
         command = command.piped_from
     return None
+
+
+def _printed_by(program: str, words: Sequence[str]) -> str | None:
+    if program in {"echo", "printf"}:
+        return " ".join(dropwhile(lambda word: word.startswith("-"), words)).replace("\\n", "\n")
+    if program in {"which", "command"}:
+        return "".join(words[-1:])
+    if program == "ls":
+        return "\n".join(word for word in words if not word.startswith("-")) if "-d" in words else None
+    return _found(words) if program == "find" else None
+
+
+_WITHOUT_CHOICE = frozenset(["-print", "-print0", "-xdev", "-mount", "-depth", "-L", "-H", "-P"])
+_TYPES = frozenset(["f", "d", "l"])
+
+
+def _found(words: Sequence[str]) -> str | None:
+    """Give the places of which a ``find`` without a filter lists everything."""
+    rest = [word for word in words if word not in _WITHOUT_CHOICE]
+    places = list(takewhile(lambda word: not word.startswith(("-", "!", "(")), rest))
+    tests = rest[len(places) :]
+    return None if tests and (tests[0] != "-type" or not _TYPES.issuperset(tests[1:])) else "\n".join(places or ["."])
+
+
+def input_of(command: SimpleCommand) -> str | None:
+    """Tell what a command reads, as far as the line says it."""
+    return output_of(command.piped_from) if command.stdin is None else command.stdin
 
 
 def name_of(program: str) -> str:

@@ -24,6 +24,7 @@ from app.core.clock import now
 from app.core.errors import OwnUpError, SettingsError
 from app.core.queues import queue_name
 from app.core.records import Node
+from app.core.redis_url import insist_on_access
 from workers import privileges
 from workers.commands.adopt import Adopter
 from workers.commands.outcome import Outcomes
@@ -65,6 +66,7 @@ def main() -> int:
         logging.getLogger("rq.worker").setLevel(logging.WARNING)
         _give_memory_back()
         privileges.restrict(settings.run_as)
+        insist_on_access(settings.redis_url, settings.redis_timeout_s)
         with _only_one(settings):
             asyncio.run(_run(settings))
     except OwnUpError as exc:

@@ -2,12 +2,14 @@
 
 import base64
 import hashlib
+import re
 import secrets
 import uuid
 from datetime import datetime
 
 _OPENSTACK_NAMESPACE = uuid.UUID("6f776e75-7000-5000-8000-6f70656e7374")
 _CROCKFORD = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyz234567", b"0123456789abcdefghjkmnpqrstvwxyz")
+_KEY_ID = re.compile("[0-9a-f]{16}")
 _ID_LENGTH = 26
 _ID_BYTES = 17
 """At least as many as 26 characters of 5 bits need."""
@@ -65,6 +67,11 @@ def openstack_id(vmid: int) -> str:
 def key_id() -> str:
     """Make the public part of an API key."""
     return secrets.token_hex(8)
+
+
+def is_key_id(text: str) -> bool:
+    """Tell whether a text is like the public part of an API key."""
+    return _KEY_ID.fullmatch(text) is not None
 
 
 def key_secret(key: str) -> str:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from app.access import Scope
+from app.access import Scope, roll_key
 from app.core import clock
 from app.core.store import keys, tokens
 from tests.openstack import SERVERS, TOKENS, Cloud, assert_fault, by_credential, by_password, by_token
@@ -126,6 +126,30 @@ class TestToken:
         web.store.run(keys.save(replace(key_of(web, secret), revoked_at=clock.now())))
         assert "revoked" in assert_fault(cloud.get(SERVERS), 401, "error")
 
+    def test_rolled_key_ends_its_tokens_and_those_made_of_them(self, web: Web, cloud: Cloud):
+        secret = web.make_key()
+        first = Cloud(web, secret)
+        second = first.log_in(by_token(first.token)).headers["X-Subject-Token"]
+        rolled, other_secret = roll_key(key_of(web, secret))
+        web.store.run(keys.save(rolled))
+        for token in (first.token, second):
+            assert "not valid" in assert_fault(cloud.get(SERVERS, token), 401, "error")
+            assert_fault(cloud.log_in(by_token(token)), 401, "error")
+        renewed = Cloud(web, other_secret)
+        assert renewed.get(SERVERS).status_code == 200
+        assert_fault(renewed.look_up(first.token), 404, "error")
+
+    def test_a_key_that_is_rolled_at_the_moment_of_a_login_gets_none(self, web: Web, cloud: Cloud):
+        """The process has believed the old secret for a moment; the token is made by what Redis has."""
+        secret = web.make_key()
+        assert cloud.get(SERVERS, secret).status_code == 200
+        web.store.run(keys.save(roll_key(key_of(web, secret))[0]))
+        assert_fault(cloud.log_in(by_password(secret)), 401, "error")
+        assert_fault(cloud.log_in(by_password(f" {secret} ")), 401, "error")
+
+    def test_login_with_spaces_around_the_key(self, web: Web, cloud: Cloud):
+        assert cloud.log_in(by_password(f" {web.key} ")).status_code == 201
+
     def test_it_never_outlives_its_key(self, web: Web, cloud: Cloud):
         ends = clock.now() + timedelta(seconds=100)
         response = cloud.log_in(by_password(web.make_key(expires_at=ends)))
@@ -153,10 +177,12 @@ class TestToken:
         assert Cloud(web).token != Cloud(web).token
 
     def test_there_is_none_for_a_key_that_is_gone_or_over(self, web: Web):
-        assert web.store.run(tokens.create("digest", "no-such-key", "password")) is None
         key = key_of(web, web.key)
-        past = clock.now() - timedelta(seconds=1)
-        assert web.store.run(tokens.create("digest", key.id, "password", not_after=past)) is None
+        sha256, past = key.secret_sha256, clock.now() - timedelta(seconds=1)
+        assert web.store.run(tokens.create("digest", "no-such-key", sha256, "password")) is None
+        assert web.store.run(tokens.create("digest", "no-such-key", "", "password")) is None
+        assert web.store.run(tokens.create("digest", key.id, "another", "password")) is None
+        assert web.store.run(tokens.create("digest", key.id, sha256, "password", not_after=past)) is None
         assert web.store.run(tokens.find("digest")) is None
 
 

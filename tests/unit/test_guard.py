@@ -20,15 +20,23 @@ LONGEST_COMMAND_CHARS = 65_536
 GUARD = Guard.from_files([])
 
 
-def read_corpus(name: str) -> list[str]:
-    r"""Read one command a line; ``\n`` and ``\t`` are those characters, ``\\`` is a backslash, ``##`` is a heading."""
-    lines = (Path(__file__).with_name(name)).read_text(encoding="utf-8").splitlines()
-    commands = [line for line in lines if line and not line.startswith("##")]
-    return [re.sub(r"\\(.)", lambda found: {"n": "\n", "t": "\t"}.get(found[1], found[1]), line) for line in commands]
+def read_corpus(name: str) -> dict[str, list[str]]:
+    r"""Read one command a line, by category (``## --- x``); ``\n`` and ``\t`` as usual, ``\\`` a backslash."""
+    by_category: dict[str, list[str]] = {}
+    for line in (Path(__file__).with_name(name)).read_text(encoding="utf-8").splitlines():
+        if line.startswith("## --- "):
+            commands = by_category.setdefault(line.removeprefix("## --- "), [])
+        elif line and not line.startswith("##"):
+            commands.append(re.sub(r"\\(.)", lambda found: {"n": "\n", "t": "\t"}.get(found[1], found[1]), line))
+    return by_category
 
 
-BLOCKED = read_corpus("guard_blocked.txt")
-ALLOWED = read_corpus("guard_allowed.txt")
+BLOCKED_BY_CATEGORY = read_corpus("guard_blocked.txt")
+ALLOWED_BY_CATEGORY = read_corpus("guard_allowed.txt")
+BLOCKED = [command for commands in BLOCKED_BY_CATEGORY.values() for command in commands]
+ALLOWED = [command for commands in ALLOWED_BY_CATEGORY.values() for command in commands]
+MISSED = [command for commands in read_corpus("guard_missed.txt").values() for command in commands]
+LEAST_COMMANDS = 60
 
 
 def blocking_rule(check: Callable[[], None]) -> str | None:
@@ -56,17 +64,33 @@ def test_harmless_look_alike_is_allowed(command: str) -> None:
     assert rule_for(command) is None
 
 
+@pytest.mark.parametrize("command", MISSED)
+def test_what_is_known_to_get_through_still_does(command: str) -> None:
+    """Whoever teaches the guard one of these moves it to the list of what is blocked."""
+    assert rule_for(command) is None
+
+
 def test_both_rates_are_100_percent(capsys: pytest.CaptureFixture[str]) -> None:
-    blocked = sum(rule_for(command) is not None for command in BLOCKED)
-    allowed = sum(rule_for(command) is None for command in ALLOWED)
+    blocked = {category: sum(map(is_blocked, lines)) for category, lines in BLOCKED_BY_CATEGORY.items()}
+    allowed = {category: len(lines) - sum(map(is_blocked, lines)) for category, lines in ALLOWED_BY_CATEGORY.items()}
     with capsys.disabled():
         sys.stdout.write(
-            f"\nguard: {blocked} of {len(BLOCKED)} catastrophic commands blocked ({blocked / len(BLOCKED):.1%}), "
-            f"{allowed} of {len(ALLOWED)} look-alikes allowed ({allowed / len(ALLOWED):.1%})\n"
+            f"\nguard: blocked {sum(blocked.values())} of {len(BLOCKED)} catastrophic spellings,"
+            f" allowed {sum(allowed.values())} of {len(ALLOWED)} look-alikes;"
+            f" {len(MISSED)} more spellings are known to get through\n"
         )
-    assert len(set(BLOCKED)) == len(BLOCKED) == blocked
-    assert len(set(ALLOWED)) == len(ALLOWED) == allowed
-    assert min(len(BLOCKED), len(ALLOWED)) >= 60
+        sys.stdout.writelines(rates("blocked", blocked, BLOCKED_BY_CATEGORY))
+        sys.stdout.writelines(rates("allowed", allowed, ALLOWED_BY_CATEGORY))
+    assert len(set(BLOCKED)) == len(BLOCKED) == sum(blocked.values()) >= LEAST_COMMANDS
+    assert len(set(ALLOWED)) == len(ALLOWED) == sum(allowed.values()) >= LEAST_COMMANDS
+
+
+def is_blocked(command: str) -> bool:
+    return rule_for(command) is not None
+
+
+def rates(word: str, right: dict[str, int], by_category: dict[str, list[str]]) -> list[str]:
+    return [f"  {word:8} {right[name]:4} of {len(lines):4}  {name}\n" for name, lines in by_category.items()]
 
 
 def test_every_built_in_rule_blocks_something_on_the_list() -> None:
@@ -161,6 +185,59 @@ def test_relative_targets_depend_on_where_the_command_runs(line: str) -> None:
     assert rule_for(f"cd ../.. && {line}", cwd="/srv/app") is not None
 
 
+# --- what a shell is given for its input
+
+
+@pytest.mark.parametrize(
+    "line", ["sh", "bash -s", "bash -", "sudo -u root bash", "sudo -i", "cat | sh", "cd /tmp; sh -x"]
+)
+def test_the_input_of_a_shell_is_read_as_a_script(line: str) -> None:
+    def rule(stdin: str) -> str | None:
+        return blocking_rule(lambda: GUARD.check_line(line, stdin=stdin))
+
+    assert rule("echo start\nrm -rf /\n") == "remove-system"
+    assert rule("echo 'rm -rf /'\nrm -rf /tmp/build\n") is None
+
+
+@pytest.mark.parametrize(
+    "line", ["cat", "tee notes.txt", "mail root", "sh deploy.sh < /dev/null", "cat notes | sh", "true"]
+)
+def test_the_input_of_another_program_is_text(line: str) -> None:
+    assert blocking_rule(lambda: GUARD.check_line(line, stdin="echo rm -rf /\n")) is None
+
+
+@pytest.mark.parametrize(
+    "line", ["cat", "tee notes.txt", "mail root", "cat notes | sh", "echo true | sh", "sh -c true"]
+)
+def test_catastrophic_input_is_harmless_where_no_shell_reads_it(line: str) -> None:
+    assert blocking_rule(lambda: GUARD.check_line(line, stdin="rm -rf /\n")) is None
+
+
+def test_input_of_other_programs_that_act_on_it_is_read_too() -> None:
+    assert blocking_rule(lambda: GUARD.check_line("xargs rm -rf", stdin="/tmp/x\n/etc\n")) == "remove-system"
+    assert blocking_rule(lambda: GUARD.check_line("xargs rm -rf", stdin="/tmp/x\n/tmp/y\n")) is None
+    assert blocking_rule(lambda: GUARD.check_line("sh -c 'xargs rm -rf'", stdin="/etc")) == "remove-system"
+
+
+@pytest.mark.parametrize("argv", [["sh"], ["/bin/bash", "-s"], ["sudo", "bash"], ["sudo", "-i"]])
+def test_the_input_of_a_shell_without_a_line_is_read(argv: list[str]) -> None:
+    assert blocking_rule(lambda: GUARD.check_argv(argv, stdin="rm -rf /")) == "remove-system"
+    assert blocking_rule(lambda: GUARD.check_argv(argv, stdin="rm -rf *", cwd="/etc")) == "remove-system"
+    assert blocking_rule(lambda: GUARD.check_argv(argv, stdin="rm -rf /tmp/x")) is None
+    assert blocking_rule(lambda: GUARD.check_argv(["cat"], stdin="rm -rf /")) is None
+
+
+def test_input_is_not_mistaken_for_that_of_a_line_that_was_let_pass() -> None:
+    assert rule_for("bash -s") is None
+    assert blocking_rule(lambda: GUARD.check_line("bash -s", stdin="rm -rf /")) == "remove-system"
+
+
+def test_megabytes_of_input_take_no_longer_than_the_longest_line() -> None:
+    begin = time.process_time()
+    GUARD.check_line("sh", stdin="echo hello\n" * 400_000)
+    assert time.process_time() - begin < 2
+
+
 # --- never fails, never takes long
 
 SHELL_PIECES = ["'", '"', "\\", "$", "(", ")", "{", "}", "`", "|", "&", ";", "<", ">", "<<", "#", "\n", " ", "~", "*"]
@@ -228,6 +305,12 @@ ADVERSARIAL = [
         "python -c while ",
         "é",
         "\0",
+        "<<a\n$(\na\n",
+        "<<a\n`\na\n",
+        "echo a|xargs -I{} a {}{};",
+        "set -- a $@;",
+        "sh -c '$@' a b;",
+        "sudo -i;",
     ),
 ]
 
@@ -284,14 +367,31 @@ def test_the_longest_command_takes_no_more_than_its_share_of_time(unit: str) -> 
         "x='" + "y;" * 1_000 + "';" + 'eval "$x";' * 6_000,
         "echo " + "a " * 20_000 + "|" + "xargs " * 4_000,
         "eval " * 13_000 + "a",
+        "echo '" + "a" * 4_000 + "' | xargs -I{} rm " + "{}" * 30_000,
+        "printf '" + "a\\n" * 10_000 + "' | xargs -I{} rm " + "{} " * 10_000,
+        "sh -c '" + "$@ " * 10_000 + "' " + "a " * 10_000,
+        "bash -ccccc" + "c" * 60_000 + "1",
+        "cat <<E\n" + "$(cat <<F\n" * 5_000 + "F\nE\n" * 1_000,
         "rm -rf " + " ".join(f"/*{number}c" for number in range(9_000)),
         "rm -rf /{" + ",".join(map(str, range(12_000))) + "}",
         "".join(f"cat <<E{number}\n" for number in range(6_000)),
     ],
-    ids=lambda line: line[:20],
+    ids=lambda line: line[:40],
 )
 def test_what_multiplies_itself_is_not_followed(line: str) -> None:
     assert calls_made_for(line) <= 25 * LONGEST_COMMAND_CHARS
+
+
+def programs_with_patterns() -> list[str]:
+    rules = tomllib.loads(BUILT_IN_RULES.read_text(encoding="utf-8"))["rule"]
+    return sorted({rule["programs"][0].replace("*", "") for rule in rules if {"pattern", "script"} & set(rule)})
+
+
+@pytest.mark.parametrize("program", programs_with_patterns())
+def test_patterns_take_no_longer_than_their_share_of_time(program: str) -> None:
+    for unit in ("-r ", "a ", "stop ", "remove ", "-exec sh -c ", "rm(  ", "while  ", "C: ", "-", "a/", "-u ", "/s "):
+        eighth, whole = (f"{program} {lines_of(unit, length)}" for length in (3_000, 24_000))
+        assert cpu_time_s(whole) <= 24 * min(cpu_time_s(eighth) for _ in range(2)) + 0.1
 
 
 # --- files of rules
@@ -338,12 +438,15 @@ def test_a_file_extends_lists_shells_and_runners(rules_file: WriteRules) -> None
     guard = Guard.from_files([
         rules_file(
             '[lists]\npeople = ["/srv/a=b"]\n[shells]\nprograms = ["mysh"]\n'
-            "[runners]\nasuser = { values = ['-u'], skip = 1 }"
+            "[runners]\nasuser = { values = ['-u'], skip = 1, shell = true }"
         )
     ])
     assert rule_for("rm -r /srv/a=b", guard=guard) == "remove-homes"
     assert rule_for("mysh -c 'rm -rf /'", guard=guard) == "remove-system"
     assert rule_for("asuser -u x bob rm -rf /", guard=guard) == "remove-system"
+    assert rule_for("asuser -vux bob rm -rf /", guard=guard) == "remove-system"
+    assert rule_for("asuser -vu x bob rm -rf /", guard=guard) == "remove-system"
+    assert rule_for("echo rm -rf / | asuser bob", guard=guard) == "remove-system"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,349 @@
+"""gunicorn's threaded worker, where a client that takes its time holds up nobody else, and is cut off.
+
+A connection gets a thread when the head of its request is there, not before. From then on its client has ``stall_s``
+for what it sends and takes; each byte earns some of it back. Knows gunicorn's worker from inside, and nothing of what
+is served. Plain HTTP/1 only: TLS ends at a proxy.
+
+Source: gunicorn 27.0, workers/gthread.py. There a thread waits without an end for a head or a body that has begun, and
+for a client that doesn't take its answer; and the one loop that accepts waits up to two seconds for each client that
+doesn't close its end.
+"""
+
+import contextlib
+import errno
+import re
+import selectors
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from functools import partial
+from http import HTTPStatus
+from select import POLLIN, POLLOUT, poll
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]
+from gunicorn.http.errors import LimitRequestHeaders, ParseException  # type: ignore[import-untyped]
+from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
+
+from app import refusals
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from _typeshed import ReadableBuffer
+
+HEAD_LIMIT_BYTES = 64 * 1024
+"""Of the request line and all header fields together."""
+LEAST_BYTES_PER_S = 5000
+"""A client that is slower than this for ``stall_s``, on the whole, is cut off."""
+LINGER_S = 2.0
+"""How long the client may take to close its end, so that it gets all of an answer though it goes on sending."""
+
+_IGNORED_LIMIT_BYTES = 2 * 1024 * 1024
+"""Of a body that nobody reads: so much is received, so that the connection can be used again or closed well."""
+_NO_LINGER = struct.pack("ii", 1, 0)  # socket(7), SO_LINGER
+_PIECE_BYTES = 64 * 1024
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
+_PASSING = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EPROTO, errno.EPERM})
+_FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class ClientSocket(socket.socket):
+    """A connection whose client has only so much time in which it lets us wait."""
+
+    def __init__(self, accepted: socket.socket, stall_s: float) -> None:
+        super().__init__(accepted.family, accepted.type, accepted.proto, accepted.detach())
+        self._stall_s = stall_s
+        self._left_s = stall_s
+        self.is_stuck = False
+
+    def begin(self) -> None:
+        """Give the client all of its time again: a request begins."""
+        self._left_s = self._stall_s
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """Receive what there is, and wait for it.
+
+        Raises:
+            BlockingIOError: Nothing is there, and this connection is one not to wait for.
+            ConnectionResetError: The client took too long.
+        """
+        while True:
+            try:
+                data = super().recv(size, flags | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if not self.getblocking():
+                    raise
+                self._wait(POLLIN)
+            else:
+                self._earn(len(data))
+                return data
+
+    def sendall(self, data: "ReadableBuffer", flags: int = 0, /) -> None:
+        """Send all of it, and wait until the client's side has taken it.
+
+        Raises:
+            BlockingIOError: It doesn't take all of it, and this connection is one not to wait for.
+            ConnectionResetError: The client took too long.
+        """
+        rest = memoryview(data)
+        while rest:
+            try:
+                sent_bytes = super().send(rest, flags | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if not self.getblocking():
+                    raise
+                self._wait(POLLOUT)
+            else:
+                self._earn(sent_bytes)
+                rest = rest[sent_bytes:]
+
+    def send(self, data: "ReadableBuffer", flags: int = 0, /) -> int:
+        """Send all of it, as ``sendall`` does."""
+        self.sendall(data, flags)
+        return memoryview(data).nbytes
+
+    def _wait(self, event: int) -> None:
+        readiness = poll()
+        readiness.register(self, event)
+        began_s = time.monotonic()
+        ready = readiness.poll(max(0.0, self._left_s) * 1000)
+        self._left_s -= time.monotonic() - began_s
+        if event == POLLOUT and not ready:  # the kernel needn't keep for it what it doesn't take
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            self.is_stuck = True
+        if not ready:  # as if it had gone: gunicorn and werkzeug know what to do then
+            raise ConnectionResetError(errno.ECONNRESET, "the client was too slow")
+
+    def _earn(self, size_bytes: int) -> None:
+        self._left_s = min(self._stall_s, self._left_s + size_bytes / LEAST_BYTES_PER_S)
+
+
+class Connection(TConn):  # type: ignore[misc]
+    """A client's connection, and as much of the next request's head as has come."""
+
+    def __init__(self, cfg: Any, client_socket: ClientSocket, client: Any, server: Any) -> None:
+        super().__init__(cfg, client_socket, client, server)
+        self.data_ready = True  # a thread needn't look
+        self.head = bytearray()
+        self.is_too_long = False
+        self.ignored_bytes = 0
+        self.skipped_bytes = 0
+
+    def receive(self) -> bytes | None:
+        """Receive what has come; ``None`` if nothing has, nothing if nothing more will."""
+        try:
+            data: bytes = self.sock.recv(_PIECE_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+        return data
+
+    def has_head(self, data: bytes) -> bool:
+        """Take what has come, and tell whether the head is complete; one that is too long is.
+
+        What is left of the body of the request before goes first, and to nobody.
+        """
+        skipped_bytes = min(len(data), self.skipped_bytes)
+        self.skipped_bytes -= skipped_bytes
+        searched_bytes = max(0, len(self.head) - 2)
+        self.head += data[skipped_bytes:]
+        end = _EMPTY_LINE.search(self.head, searched_bytes)
+        self.is_too_long = (end.end() if end else len(self.head)) > HEAD_LIMIT_BYTES
+        return end is not None or self.is_too_long
+
+    def unread_bytes(self) -> int:
+        """Tell how much of the last request's body nobody has read; too much where its length can't be known."""
+        reader = self.parser.mesg.body.reader
+        if isinstance(reader, _Chunks):
+            return 0 if reader.are_over() else sys.maxsize
+        length: int = reader.length
+        return length
+
+
+class _Chunks:
+    """A body in chunks; one that is malformed reads like one whose client has gone."""
+
+    def __init__(self, reader: ChunkedReader) -> None:
+        self._reader = reader
+
+    def read(self, size: int) -> bytes:
+        """Read.
+
+        Raises:
+            ConnectionAbortedError: What comes is no chunk.
+        """
+        try:
+            data: bytes = self._reader.read(size)
+        except ParseException as exc:
+            raise ConnectionAbortedError(errno.ECONNABORTED, type(exc).__name__) from exc
+        return data
+
+    def are_over(self) -> bool:
+        """Tell whether the last one has been read."""
+        return self._reader.parser is None
+
+
+class PatientWorker(ThreadWorker):  # type: ignore[misc]
+    """Serves each request in a thread, and waits for clients without one."""
+
+    stall_s = 30.0
+    """How long a client may take for the head of a request, and how long it may let a thread wait."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lingering: deque[Connection] = deque()
+
+    # --- a request comes ----------------------------------------------------------------------------------------------
+
+    def accept(self, listener: socket.socket) -> None:
+        """Accept a connection."""
+        try:
+            accepted, client = listener.accept()
+        except OSError as exc:
+            self._not_accepted(exc)
+            return
+        self.nr_conns += 1
+        self._begin(Connection(self.cfg, ClientSocket(accepted, self.stall_s), client, listener.getsockname()))
+
+    def on_client_socket_readable(self, conn: Connection, client: ClientSocket) -> None:
+        """Take up a connection that was kept."""
+        self.poller.unregister(client)
+        self.keepalived_conns.remove(conn)
+        self._begin(conn)
+
+    def on_pending_socket_readable(self, conn: Connection, client: ClientSocket) -> None:
+        """Take more of a head."""
+        data = conn.receive()
+        if data is None or (data and not conn.has_head(data)):
+            return
+        self.poller.unregister(client)
+        self.pending_conns.remove(conn)
+        if data:
+            self._submit(conn)
+        else:
+            self._drop(conn)
+
+    def enqueue_req(self, conn: Connection) -> None:
+        """Let a thread serve a request."""
+        conn.sock.begin()
+        super().enqueue_req(conn)
+
+    def _not_accepted(self, exc: OSError) -> None:
+        """Go on; where there is no room for one more connection, with those that there are, until there is."""
+        if exc.errno in _FULL:
+            self.worker_connections = max(1, self.nr_conns)
+        elif exc.errno not in _PASSING:
+            raise exc
+
+    def _begin(self, conn: Connection, received: bytes | None = None) -> None:
+        data = received or conn.receive()
+        if data == b"":
+            self._drop(conn)
+        elif data is not None and conn.has_head(data):
+            self._submit(conn)
+        else:
+            conn.timeout = time.monotonic() + self.stall_s
+            self.pending_conns.append(conn)
+            self._watch(conn, self.on_pending_socket_readable)
+
+    def _submit(self, conn: Connection) -> None:
+        head, conn.head = conn.head, bytearray()
+        if conn.is_too_long:
+            self.handle_error(None, conn.sock, conn.client, LimitRequestHeaders("all together"))
+            self._linger(conn)
+            return
+        conn.init()
+        conn.parser.unreader.unread(bytes(head))
+        self.enqueue_req(conn)
+
+    # --- a request has been served ------------------------------------------------------------------------------------
+
+    def handle_request(self, req: Any, conn: Connection) -> bool:
+        """Serve a request, in a thread."""
+        if isinstance(req.body.reader, ChunkedReader):
+            req.body.reader = _Chunks(req.body.reader)
+        keep: bool = super().handle_request(req, conn)
+        return keep
+
+    def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:  # noqa: FBT001 - gunicorn's method
+        """Tell whether the connection can be kept; what is left of a body is nothing that a thread waits for."""
+        return keepalive and not conn.parser.mesg.body.failed and conn.unread_bytes() <= _IGNORED_LIMIT_BYTES
+
+    def finish_request(self, conn: Connection, fs: "Future[bool]") -> None:
+        """Keep the connection, or close it."""
+        if conn.sock.is_stuck:
+            self._drop(conn)
+            return
+        if fs.cancelled() or fs.exception() or not fs.result():
+            self._linger(conn)
+            return
+        conn.sock.settimeout(0)
+        conn.skipped_bytes = conn.unread_bytes()
+        conn.parser.mesg = None  # or the parser would wait for the rest of its body
+        received = conn.parser.unreader.take_buffered()
+        if received or conn.skipped_bytes:
+            self._begin(conn, received)
+        else:
+            super().finish_request(conn, fs)
+
+    def murder_pending(self) -> None:
+        """Close connections whose time is over."""
+        super().murder_pending()
+        now_s = time.monotonic()
+        while self._lingering and self._lingering[0].timeout <= now_s:
+            conn = self._lingering.popleft()
+            self.poller.unregister(conn.sock)
+            self._drop(conn)
+
+    def _linger(self, conn: Connection) -> None:
+        """Say that nothing more comes, and close when the client has closed: it loses no part of the answer.
+
+        Source: RFC 9112 section 9.6.
+        """
+        try:
+            conn.sock.settimeout(0)
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._drop(conn)
+            return
+        conn.timeout = time.monotonic() + LINGER_S
+        self._lingering.append(conn)
+        self._watch(conn, self._ignore)
+
+    def _ignore(self, conn: Connection, client: ClientSocket) -> None:
+        data = conn.receive()
+        conn.ignored_bytes += len(data or b"")
+        if data is None or (data and conn.ignored_bytes <= _IGNORED_LIMIT_BYTES):
+            return
+        self.poller.unregister(client)
+        self._lingering.remove(conn)
+        self._drop(conn)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Close idle connections by a deadline, because this process ends."""
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
+
+    def _watch(self, conn: Connection, readable: Any) -> None:
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(readable, conn))
+
+    def _drop(self, conn: Connection) -> None:
+        self.nr_conns -= 1
+        conn.close()
+
+    def handle_error(self, req: Any, client: ClientSocket, addr: Any, exc: Exception) -> None:
+        """Refuse what is no request. Not even the log shows it: the line that is wrong may be the one with the key."""
+        del req
+        status = refusals.judge(exc)
+        if status is HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.log.error("A request ended in an error", exc_info=exc)
+        else:
+            self.log.warning("Refused what is no request: %s, from %s", type(exc).__name__, addr[0])
+        with contextlib.suppress(OSError):
+            client.settimeout(0)
+            client.sendall(refusals.write(status))
