@@ -15,7 +15,6 @@ from app.access import Access
 from app.api import failures
 from app.api.json_text import CompactJson
 from app.api.openstack import face as openstack
-from app.api.parsing import insist_on_readable_query
 from app.api.v1 import agent_exec, errors, guest_settings, jobs, keys, snapshots, ssh_keys, vms
 from app.api.v1.face import BASE, create_api
 from app.api.v2 import errors as v2_errors
@@ -148,7 +147,6 @@ def _flask_app(services: Services) -> Flask:
     install(app, services)
     request_log.install(app)
     audit_trail.install(app)
-    app.before_request(insist_on_readable_query)
     failures.install(app, {BASE: errors.FACE, v2_face.BASE: v2_errors.FACE} | openstack.FACES, otherwise=errors.FACE)
     api = create_api(app)
     v1 = (vms, agent_exec, jobs, guest_settings, ssh_keys, snapshots, keys)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, NoReturn, cast
 
 import marshmallow
-from flask import Request, request
+from flask import Request
 from marshmallow import ValidationError, fields, validate
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
@@ -71,18 +71,6 @@ class StrictInteger(fields.Integer):
         if not isinstance(value, int) or isinstance(value, bool):
             raise self.make_error("invalid")
         return super()._deserialize(value, *args, **kwargs)
-
-
-def insist_on_readable_query() -> None:
-    """Refuse a request whose query can't be read at all.
-
-    Raises:
-        InvalidRequestError: There are bytes in it that are neither percent-encoded nor UTF-8.
-    """
-    try:
-        request.query_string.decode()
-    except UnicodeDecodeError:
-        raise InvalidRequestError(Problem("query", "must be percent-encoded UTF-8")) from None
 
 
 class RequestParser(FlaskParser):

@@ -204,6 +204,14 @@ class Client:
     def close(self) -> None:
         self._http.close()
 
+    def key_headers(self, face: str) -> dict[str, str]:
+        """Make the header field that carries the key in a face."""
+        name = "X-Auth-Token" if face == "virtuozzo" else "X-API-Key"
+        return {name: self._key}
+
+    def json_headers(self, face: str) -> dict[str, str]:
+        return self.key_headers(face) | {"Content-Type": "application/json"}
+
     def ask(
         self,
         method: str,

@@ -45,8 +45,8 @@ NASTY = [
     "18446744073709551616", "9" * 400, "9" * 4299, "9" * 5000, "1" + "0" * 4300 + ".0", "0x10", "+1", "01",
     '""', '" "', '"\\u0000"', '"a\\u0000b"', '"\\ud800"', '"\\udfff x"', '"\\ud83d\\ude00"', '"\\ufeff"', '"\\u202e"',
     '"' + "x" * 70_000 + '"', '"' + "A" * 1_000_000 + '"', '"AAAA"', '"AAA"', '"=\\u00e9="', '"true"', '"0"', '"-1"',
-    '"/"', '"../../x"', '"%s%n%00"', "'x'", "[]", "{}", "[[]]", "[null]", '[{"a": [1]}]', '{"": ""}', '{"a": 1, "a": 2}',
-    '{"\\ud800": "\\udc00"}', '{"\\u0000": null}', '{"return": {}, "error": {}}', "[" + "1," * 3000 + "1]",
+    '"/"', '"../../x"', '"%s%n%00"', "'x'", "[]", "{}", "[[]]", "[null]", '[{"a": [1]}]', '{"": ""}',
+    '{"a": 1, "a": 2}', '{"\\ud800": "\\udc00"}', '{"\\u0000": null}', '{"return": {}, "error": {}}', "[" + "1," * 3000 + "1]",
     "[" * DEEP + "]" * DEEP, "[" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP, "[" * 900 + "]" * 900, "", " ", ",", "\x00",
 ]  # fmt: skip
 """Values that have broken somebody's reader before."""
@@ -186,10 +186,21 @@ def instead(text: bytes, _good: bytes) -> bytes:
 
 _NTH = st.integers(0, 30)
 _SHARE = st.floats(0, 1)
-_WORDS = st.text(max_size=20) | st.sampled_from(["", " ", "x" * 300, "\0", "\n", "1", "-", "/", "*", "\u202e", "Å" * 40])
+_WORDS = st.text(max_size=20) | st.sampled_from([
+    "",
+    " ",
+    "x" * 300,
+    "\0",
+    "\n",
+    "1",
+    "-",
+    "/",
+    "*",
+    "\u202e",
+    "Å" * 40,
+])
 _NUMBERS = st.integers(-3, 3) | st.integers(-(2**70), 2**70) | st.floats(-1e6, 1e6)
 _JUNK = st.binary(min_size=1, max_size=12) | st.sampled_from([b"\xff", b"\xed\xa0\x80", b"\x00", b"\n", b'"', b"\xc0"])
-
 
 
 def _changes(how: Callable[..., bytes], *parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Change]:

@@ -75,26 +75,23 @@ def _describe(document: dict[str, Any], method: str, path: str, operation: dict[
 
 
 def _good(document: dict[str, Any], part: Mapping[str, Any]) -> Any:
-    """Make a value that fits a schema, or a body that fits what stands around a schema: of its examples, if it has any."""
-    if "$ref" in part:
-        _, _, kind, name = part["$ref"].split("/")
-        return _good(document, document["components"][kind][name])
-    if "example" in part or "default" in part:
-        return part.get("example", part.get("default"))
-    if "schema" in part:
-        return _good(document, part["schema"])
-    for inner in (*part.get("allOf", []), *part.get("anyOf", []), *part.get("oneOf", [])):
-        if "$ref" in inner or "type" in inner:
+    """Make a value that fits a schema, or what has a schema: of its examples, if it has any."""
+    match part:
+        case {"$ref": ref}:
+            _, _, kind, name = ref.split("/")
+            return _good(document, document["components"][kind][name])
+        case {"example": value} | {"default": value} | {"enum": [value, *_]}:
+            return value
+        case {"schema": inner} | {"allOf": [inner, *_]} | {"anyOf": [inner, *_]}:
             return _good(document, inner)
-    if "enum" in part:
-        return part["enum"][0]
-    if "properties" in part:
-        return _members(document, part)
-    if part.get("type") == "array":
-        return [_good(document, part["items"])]
-    if "minimum" in part:
-        return part["minimum"] + bool(part.get("exclusiveMinimum"))
-    return _DEFAULTS.get(part.get("type", "object"))
+        case {"properties": _}:
+            return _members(document, part)
+        case {"items": items}:
+            return [_good(document, items)]
+        case {"minimum": least}:
+            return least + bool(part.get("exclusiveMinimum"))
+        case _:
+            return _DEFAULTS.get(part.get("type", "object"))
 
 
 def _members(document: dict[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:

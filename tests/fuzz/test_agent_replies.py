@@ -50,7 +50,7 @@ CHUNKS = st.lists(
         b'\xff{"return": %d}\n' % SYNC_ID,
         b'\xff{"return": %d' % SYNC_ID,
         b'\xff{"return": %d.0}\n' % SYNC_ID,
-        b'\xff[%d]\n' % SYNC_ID,
+        b"\xff[%d]\n" % SYNC_ID,
         b"\xff" + b"[" * 100_000 + b"%d\n" % SYNC_ID,
         b"\xff" + b"9" * 5000 + b"%d\n" % SYNC_ID,
         (b"%d\n" % SYNC_ID) * 1000,

@@ -139,9 +139,7 @@ async def read_hostname(channel: Channel) -> Any:
 
 async def read_keys(channel: Channel) -> Any:
     arguments = {"username": "root"}
-    return settings.load_ssh_keys(
-        await channel.call("guest-ssh-get-authorized-keys", arguments, timeout_s=PATIENCE_S)
-    )
+    return settings.load_ssh_keys(await channel.call("guest-ssh-get-authorized-keys", arguments, timeout_s=PATIENCE_S))
 
 
 CALLS: list[Callable[[Channel], Awaitable[Any]]] = [
@@ -166,7 +164,7 @@ async def assert_well(agent: FakeAgent) -> None:
     async with open_channel(agent.path, PATIENCE_S) as channel, asyncio.timeout(2 * PATIENCE_S):
         assert (await channel.open()).version
         pid = await start(channel)
-        while not (status := await channel.exec_status(pid, timeout_s=PATIENCE_S)).exited:
+        while not (status := await channel.exec_status(pid, timeout_s=PATIENCE_S)).exited:  # noqa: ASYNC110 - a poll
             await asyncio.sleep(0.001)
         assert status.exit_code == 0
 
@@ -240,11 +238,9 @@ async def _ask(session: Session, nth: int) -> str:
 @examples(60, shrink=False)
 @given(plans=st.lists(PLANS, min_size=AT_ONCE, max_size=AT_ONCE), at_once=st.booleans())
 async def test_agent_replies_in_a_session(
-    tally: Tally, folder: Path, plans: list[list[Change]], at_once: bool
+    tally: Tally, folder: Path, plans: list[list[Change]], *, at_once: bool
 ) -> None:
-    await all_at_once(
-        ask_in_session(tally, folder / str(nth), plan, at_once=at_once) for nth, plan in enumerate(plans)
-    )
+    await all_at_once(ask_in_session(tally, folder / str(nth), plan, at_once=at_once) for nth, plan in enumerate(plans))
 
 
 # --- no agent at all --------------------------------------------------------------------------------------------------

@@ -29,11 +29,11 @@ LONGEST_S = 2.0
 
 VALUES = [
     "0", "1", "-1", "10001", "1.0", "1e3", "inf", "nan", "0x10", "1_000", str(2**63 - 1), str(2**63), str(2**64),
-    "9" * 5000, "true", "false", '""', '" "', '"a"', "'a'", '"\\u0000"', '"a\\u0000b"', '"\\u202e"', '"\\U0010ffff"', '"å"',
-    '"a\\nb"', '"""a\nb"""', '"/run/x.qga"', '"x.qga"', '"../x.qga"', '"/' + "x" * 200 + '"', '"' + "å" * 60 + '"',
-    '"/"', '"."', '"~/x"', '"x" ', "1979-05-27T07:32:00Z", "1979-05-27", "07:32:00", "9999-12-31T23:59:60Z", "[]", "[[]]",
-    '["a"]', '["a", 1]', '["", "b"]', "[{}]", '{ a = 1 }', "{}", "[" * 500 + "]" * 500, "[" * 3000, '"' + "x" * 70_000 + '"',
-    "", "=", "\x00", "\ud800", "nonsense",
+    "9" * 5000, "true", "false", '""', '" "', '"a"', "'a'", '"\\u0000"', '"a\\u0000b"', '"\\u202e"', '"\\U0010ffff"',
+    '"å"', '"a\\nb"', '"""a\nb"""', '"/run/x.qga"', '"x.qga"', '"../x.qga"', '"/' + "x" * 200 + '"', '"' + "å" * 60 + '"',
+    '"/"', '"."', '"~/x"', '"x" ', "1979-05-27T07:32:00Z", "1979-05-27", "07:32:00", "9999-12-31T23:59:60Z", "[]",
+    "[[]]", '["a"]', '["a", 1]', '["", "b"]', "[{}]", "{ a = 1 }", "{}", "[" * 500 + "]" * 500, "[" * 3000,
+    '"' + "x" * 70_000 + '"', "", "=", "\x00", "\ud800", "nonsense",
 ]  # fmt: skip
 """TOML values, and what isn't."""
 NUMBERS = st.integers(-1, 2**65).map(str)
@@ -51,7 +51,19 @@ GOOD = {
     "machine.memory_mb": "256",
     "machine.disks": '["web-1.qcow2"]',
 }
-ODD_KEYS = ["vmidd", '""', '"\\u0000"', "'a.b'", "sockets", "machine", "sockets.qga.x", "vmid.x", "a." * 200 + "a", "å", "name"]
+ODD_KEYS = [
+    "vmidd",
+    '""',
+    '"\\u0000"',
+    "'a.b'",
+    "sockets",
+    "machine",
+    "sockets.qga.x",
+    "vmid.x",
+    "a." * 200 + "a",
+    "å",
+    "name",
+]
 
 
 def as_dotted(values: dict[str, str]) -> str:
@@ -59,7 +71,7 @@ def as_dotted(values: dict[str, str]) -> str:
 
 
 def as_tables(values: dict[str, str]) -> str:
-    lines = {"": [], "sockets": [], "machine": []}  # type: dict[str, list[str]]
+    lines: dict[str, list[str]] = {"": [], "sockets": [], "machine": []}
     for key, value in values.items():
         table, _, name = key.rpartition(".") if key in KEYS else ("", "", key)
         lines[table].append(f"{name} = {value}\n")

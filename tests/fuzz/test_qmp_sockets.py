@@ -90,7 +90,7 @@ class Qemu:
 
 @contextlib.asynccontextmanager
 async def serving(qemu: Qemu, path: Path) -> AsyncIterator[None]:
-    server = await asyncio.start_unix_server(lambda reader, writer: qemu.serve(reader, writer), path)
+    server = await asyncio.start_unix_server(qemu.serve, path)
     try:
         yield
     finally:
@@ -137,9 +137,7 @@ LINE = (
     | CHANGES
     | CHANGES
     | st.sampled_from([HONEST, Change(twice), Change(with_other_id)])
-    | st.builds(
-        Change, st.just(refuse), st.tuples(TEXTS | st.just(b'{"class": "GenericError", "desc": "\\ud800 no"}'))
-    )
+    | st.builds(Change, st.just(refuse), st.tuples(TEXTS | st.just(b'{"class": "GenericError", "desc": "\\ud800 no"}')))
 )
 CHANGED = st.dictionaries(
     st.sampled_from([*NAMES, *NAMES, "greeting", "qmp_capabilities", "system_powerdown", "snapshot-delete"]),
@@ -181,7 +179,7 @@ async def outcome_of(asked: Awaitable[Any]) -> str:
 
 async def ask(tally: Tally, path: Path, qemu: Qemu, calls: list[Callable[[Monitor], Awaitable[Any]]]) -> None:
     async with serving(qemu, path):
-        monitor = Monitor(path, on_event=lambda name, data: tally.add("event"))
+        monitor = Monitor(path, on_event=lambda _name, _data: tally.add("event"))
         tally.add(await outcome_of(monitor.connect(TIMEOUT_S)))
         for call in calls if monitor.connected else []:
             tally.add(await outcome_of(call(monitor)))

@@ -10,7 +10,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from app.access import TENANT_SCOPES, Scope
 from app.api.v1.errors import FACE
-from app.core import clock
+from app.core import clock, ids
 from app.core.records import ApiKey, CommandState
 from app.core.store import keys
 from tests.web import EXEC, STATUS, STOPPED_VM, PlayedWorker, Web, assert_refused, ends_with, tells_pid
@@ -313,6 +313,15 @@ def test_order_of_checks_is_vm_then_guard_then_power_state_then_node(web: Web):
     assert "must be running" in web.post(EXEC, json=harmless).json["message"]
     web.client.delete("ownup:node:node-1")
     assert web.post(EXEC, json=harmless).status_code == 503
+
+
+def test_what_a_shell_is_given_as_its_script_is_read_too(web: Web):
+    script = {"command": "sh -e", "stdin": "cd /\nrm -rf *\n"}
+    assert "blocked" in web.post(EXEC, json=script).json["message"]
+    cloud = {"command": {"type": "exec", "arguments": {"command": ["bash"], "stdin": "rm -rf /"}}}
+    path = f"/v2.1/servers/{ids.openstack_id(10000)}/guest-agent/commands"
+    refused = web.http.post(path, headers={"X-Auth-Token": web.key}, json=cloud)
+    assert (refused.status_code, "blocked" in refused.text) == (400, True)
 
 
 @pytest.mark.parametrize("path", [EXEC, STATUS])
