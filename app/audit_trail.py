@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException
 
 from app.core.errors import OwnUpError, RateLimitedError, StoreUnavailableError
 from app.core.records import CommandRequest
+from app.core.secrecy import hide_keys
 from app.core.store import Call
 from app.request_log import asked, asker, noted_error, request_id
 from app.services import services
@@ -97,11 +98,12 @@ def _shown() -> str:
 
 
 def _facts() -> dict[str, Any]:
+    path = {name: hide_keys(str(value)) for name, value in (request.view_args or {}).items()}
     return {
         "when": g.audit_when.isoformat(timespec="milliseconds"),
         "requestId": request_id(),
         "who": _who(),
-        "what": asked() | {"path": request.view_args or {}, "vmid": _find_vmid()} | g.get("audit_noted", {}),
+        "what": asked() | {"path": path, "vmid": _find_vmid()} | g.get("audit_noted", {}),
     }
 
 

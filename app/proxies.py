@@ -6,12 +6,9 @@ Knows addresses and the three headers that proxies send. Doesn't know what is ma
 import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from werkzeug.middleware.proxy_fix import ProxyFix
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 Address = IPv4Address | IPv6Address
 Networks = tuple[IPv4Network | IPv6Network, ...]
@@ -27,12 +24,12 @@ class TrustedProxies:
     those of the last proxy.
     """
 
-    def __init__(self, app: "WSGIApplication", networks: Networks) -> None:
+    def __init__(self, app: WSGIApplication, networks: Networks) -> None:
         self._app = app
         self._behind_proxy = ProxyFix(app, x_for=0, x_proto=1, x_host=1)
         self._networks = networks
 
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve a request."""
         peer = parse_address(environ.get("REMOTE_ADDR", ""))
         if peer is None or not self._trusts(peer):

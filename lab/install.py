@@ -20,6 +20,8 @@ COMMANDS = {
     "redis-server": "redis-server",
     "ip": "iproute2",
     "curl": "curl",
+    "openssl": "openssl",
+    "systemd-analyze": "systemd",
 }
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # a user's PATH often has no sbin
 

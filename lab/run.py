@@ -94,9 +94,10 @@ def start_redis(watch: Watch, cleanup: ExitStack, var_dir: Path, sockets: Path) 
     """Start a private Redis that keeps its data below `var_dir` and listens on no port; answer its URL."""
     say("Redis: starting a private one ...")
     data, path = var_dir / "redis", sockets / "redis.sock"
-    data.mkdir(exist_ok=True)
+    data.mkdir(exist_ok=True, mode=0o700)  # what Redis holds stands in its files too
     argv = ["redis-server", "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--dir", str(data)]
     argv += ["--appendonly", "yes", "--save", "", "--logfile", str(data / "redis.log")]
+    argv += ["--slowlog-max-len", "0"]  # it would keep the arguments of slow commands
     cleanup.callback(processes.stop, [watch.start("redis", shlex.join(argv), os.environ)])
     watch.wait_for("Redis answers", READY_TIMEOUT_S, lambda: ping_redis(path))
     return f"unix://{quote(str(path))}?db=0"

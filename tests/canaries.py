@@ -49,9 +49,10 @@ class Canary:
 
     @classmethod
     def of(cls, name: str, secret: str) -> "Canary":
-        """Make one of a secret that exists."""
-        assert len(secret) >= _LEAST_CHARS, f"{name} is too short to be searched"
-        return cls(name, secret, secret)
+        """Make one of a secret that exists. Of an API key it is the secret part that is searched, not its id."""
+        core = secret.split("_", 2)[2] if KEY.fullmatch(secret.encode()) else secret
+        assert len(core) >= _LEAST_CHARS, f"{name} is too short to be searched"
+        return cls(name, secret, core)
 
 
 @dataclass(frozen=True)

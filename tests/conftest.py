@@ -8,9 +8,29 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.net import NET
 from tests.web import Web
 
 START_TIMEOUT_S = 10
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Search what a test has printed for secrets."""
+    for title, text in report.sections:
+        NET.search(f"{title} of {report.nodeid}", text.encode(errors="replace"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Let the run fail if a secret was found, whatever its tests say."""
+    if NET.findings and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what was searched."""
+    terminalreporter.section("secrets", red=bool(NET.findings), green=not NET.findings)
+    terminalreporter.line(NET.summary())
 
 
 class RedisServer:

@@ -54,8 +54,8 @@ ROWS = (
     Row(r"ownup:vm:\d+:(snapshots|notes)", Life.KEPT),
     Row(r"ownup:metrics:[^:]+:\d+:(hour|day|week|month|year)", Life.EXPIRES),
     Row(r"ownup:disks:[^:]+:\d+", Life.EXPIRES),
-    Row(r"ownup:account:[^:]+:(vms|sshkeys)", Life.KEPT),
-    Row(r"ownup:(vms|nodes|keys|sshkeys:last)", Life.KEPT),
+    Row(r"ownup:account:[^:]+:(vms|sshkeys|keys|revoked)", Life.KEPT),
+    Row(r"ownup:(vms|nodes|accounts|sshkeys:last)", Life.KEPT),
     Row(r"ownup:node:[^:]+", Life.EXPIRES),
     Row(r"ownup:node:[^:]+:(open|jobs)", Life.KEPT),
     Row(r"ownup:job:[a-z_]+-\d+-\d+", Life.WHILE_OPEN),
@@ -76,7 +76,7 @@ ROWS = (
     Row("rq:executions:.+", Life.KEPT),
     Row("rq:execution:.+", Life.EXPIRES),
     Row("rq:results:.+", Life.EXPIRES),
-    Row("rq:clean_registries:.+", Life.EXPIRES),
+    Row("rq:clean_(groups|registries:.+)", Life.EXPIRES),
 )
 
 
@@ -94,7 +94,9 @@ def complaints(client: redis.Redis) -> Iterator[str]:
         row, ttl_s = row_of(key), client.ttl(raw)
         if row is None:
             yield f"{key} has no row"
-        elif ttl_s == _FOREVER and (row.life is Life.EXPIRES or (row.life is Life.WHILE_OPEN and _is_over(client, key))):
+        elif ttl_s == _FOREVER and (
+            row.life is Life.EXPIRES or (row.life is Life.WHILE_OPEN and _is_over(client, key))
+        ):
             yield f"{key} never expires"
 
 

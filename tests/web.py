@@ -26,6 +26,7 @@ from app.services import Services, services
 from app.settings import WebSettings
 from app.wakeups import Wakeups
 from lab.limits import HIGH_LIMITS
+from tests.net import NET
 
 NODE = "node-1"
 ACCOUNT = "acme"
@@ -104,7 +105,7 @@ class Web:
     ) -> str:
         key, secret = issue_key(account, "test", scopes or TENANT_SCOPES, clock.now(), expires_at)
         self.store.run(keys.save(replace(key, **limits)))
-        return secret
+        return NET.watch_key(secret)
 
     def publish(self, vm: Vm = RUNNING_VM, *, alive: bool = True) -> None:
         if alive:

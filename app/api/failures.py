@@ -5,7 +5,7 @@ the path, so that an unknown path and a malformed body are answered in the face'
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from flask import Flask, Response, request
@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException
 from app.api.timestamps import timestamp
 from app.core import errors
 from app.core.errors import OwnUpError, Problem
+from app.core.secrecy import hide_keys
 from app.request_log import note_error, note_failure
 from app.services import services
 
@@ -91,7 +92,12 @@ def judge(error: Exception, statuses: Statuses) -> Failure:
         note_failure(error, expected=foreseen)
     if not isinstance(error, OwnUpError) or not foreseen:
         return Failure(error, status, UNEXPECTED)
-    return Failure(error, status, str(error), error.problems, _headers(error))
+    return Failure(error, status, hide_keys(str(error)), tuple(map(_without_keys, error.problems)), _headers(error))
+
+
+def _without_keys(problem: Problem) -> Problem:
+    """Take API keys out of what is told of a request: somebody put one where none belongs."""
+    return replace(problem, field=hide_keys(problem.field), message=hide_keys(problem.message))
 
 
 def _headers(error: OwnUpError) -> tuple[tuple[str, str], ...]:

@@ -12,6 +12,8 @@ import re
 import sys
 import time
 
+from app.core.secrecy import hide_keys
+
 AUDIT = "ownup.audit"
 """The logger of audit entries; each stands in ``entry`` of ``extra``."""
 
@@ -19,7 +21,6 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 _QUOTED = re.compile(r'[ ="]')
-_KEY = re.compile(r"(ownup_[0-9a-f]{16}_)[A-Za-z0-9_-]+")
 _OWN = ("app", "workers")
 
 
@@ -35,7 +36,7 @@ class LogfmtFormatter(logging.Formatter):
         pairs |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         line = " ".join(f"{key}={_quoted(value)}" for key, value in pairs.items())
         whole = f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
-        return _KEY.sub(r"\1(hidden)", whole)
+        return hide_keys(whole)
 
 
 class AuditFormatter(logging.Formatter):

@@ -24,6 +24,7 @@ from requests.adapters import HTTPAdapter
 
 from lab import accel, definitions, guest, processes
 from lab.limits import HIGH_LIMITS
+from tests.net import NET
 
 START_TIMEOUT_S = 110
 STOP_TIMEOUT_S = 30
@@ -31,6 +32,7 @@ BOOT_TIMEOUT_S = 60
 REQUEST_TIMEOUT_S = 40
 SHUTDOWN_TIMEOUT_S = 8
 CLIENTS = 100
+USAGE = b"OwnUp is running"
 READY = "Ctrl-C stops everything."
 
 T = TypeVar("T")
@@ -225,7 +227,7 @@ def started(var_dir: Path, vms: int, **environ: str) -> Iterator[Stack]:
         text = _wait_until_ready(run, var_dir / "printed")
         url, key = f"http://127.0.0.1:{port}", (var_dir / "demo.key").read_text().strip()
         assert url in text
-        client = Client(url, key)
+        client = Client(url, NET.watch_key(key))
         vmids = tuple(vm.vmid for vm in definitions.demo_fleet(vms))
         redis_url = environ.get("REDIS_URL") or f"unix://{definitions.socket_dir(var_dir, os.environ)}/redis.sock"
         yield Stack(url, key, client, vmids, var_dir, redis_url, run)
@@ -233,6 +235,14 @@ def started(var_dir: Path, vms: int, **environ: str) -> Iterator[Stack]:
         if client is not None:
             client.close()
         processes.stop([run], STOP_TIMEOUT_S)
+        _search(var_dir)
+
+
+def _search(var_dir: Path) -> None:
+    """Search what a run of the product has printed for secrets; what it shows the person who started it is left out."""
+    before, _, shown = (var_dir / "printed").read_bytes().partition(USAGE)
+    NET.search(f"what {var_dir.name} has printed", before + shown.partition(READY.encode())[2])
+    NET.search_file(var_dir / "redis" / "redis.log")
 
 
 def _wait_until_ready(run: processes.Child, printed: Path) -> str:

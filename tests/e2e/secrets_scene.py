@@ -1,4 +1,4 @@
-"""One run of the product that is full of planted secrets: a Redis with a password, web, worker and a VM, all to be killed.
+"""One run of the product, full of planted secrets: a Redis with a password, web, worker and a VM, all to be killed.
 
 Each program's output is a file, everything is told to write below one folder, and all of it is as talkative as can be.
 """
@@ -32,6 +32,7 @@ QUICK = {
     "EXEC_KILL_WAIT_S": "6",
     "KILL_GRACE_S": "1",
     "AGENT_RPC_TIMEOUT_S": "2",
+    "AGENT_SYNC_TIMEOUT_S": "2",
     "AGENT_PROBE_S": "1",
     "VM_SCAN_S": "0.3",
     "SHUTDOWN_TIMEOUT_S": "8",
@@ -99,7 +100,7 @@ class Scene:
         made = subprocess.run(argv, env=self.environ(), capture_output=True, check=True, timeout=REQUEST_TIMEOUT_S)
         self.finder.search("what ownup writes to standard error", made.stderr)
         secret: str = json.loads(made.stdout)["secret"]
-        return self.finder.watch(Canary(f"key {name}", secret, secret.rpartition("_")[2]))
+        return self.finder.watch(Canary.of(f"key {name}", secret))
 
     def environ(self) -> dict[str, str]:
         own = {
@@ -129,7 +130,9 @@ class Scene:
     def core_file_limits(self) -> set[str]:
         """Tell the soft limits of core files of every process of ours."""
         lines = [(folder / "limits").read_text() for folder in self._our_processes() if (folder / "limits").exists()]
-        return {line.split()[4] for text in lines for line in text.splitlines() if line.startswith("Max core file size")}
+        return {
+            line.split()[4] for text in lines for line in text.splitlines() if line.startswith("Max core file size")
+        }
 
     # --- the search ---------------------------------------------------------------------------------------------------
 
@@ -227,7 +230,7 @@ class Client:
             method: HTTP method.
             path: Path and query.
             statuses: What the answer may be.
-            shows: How the names of those secrets begin that the answer may hold.
+            shows: How the names of those secrets begin that the answer may hold, besides the line that was to be run.
             headers: Header fields instead of those with the key.
             kwargs: For ``requests``.
         """
@@ -236,9 +239,10 @@ class Client:
             method, f"{self._scene.url}{path}", headers=own, timeout=REQUEST_TIMEOUT_S, allow_redirects=False, **kwargs
         )
         assert response.status_code in statuses, (method, path, response.status_code, response.text)
+        shown = ("line", *shows)
         place = f"answer {response.status_code} to {method} {path.partition('?')[0]}"
-        self._scene.finder.search(f"{place}, body", response.content, may_hold=shows)
-        self._scene.finder.search(f"{place}, headers", repr(dict(response.headers)).encode(), may_hold=shows)
+        self._scene.finder.search(f"{place}, body", response.content, may_hold=shown)
+        self._scene.finder.search(f"{place}, headers", repr(dict(response.headers)).encode(), may_hold=shown)
         return response
 
     def garbage(self, data: bytes) -> None:

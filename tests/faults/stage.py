@@ -23,6 +23,7 @@ from lab.limits import HIGH_LIMITS
 from lab.run import ping_redis
 from tests.faults.guests import Guests
 from tests.faults.plan import Peer
+from tests.net import NET
 
 NODE = "node-1"
 
@@ -73,7 +74,7 @@ class Stage:
         (self._folder / "redis").mkdir()
         self.start_redis()
         key = read_key(self._folder / "key", Path(sys.executable).with_name("ownup"), self._environ())
-        api = Api(self.port, key)
+        api = Api(self.port, NET.watch_key(key))
         for name in self._procfile:
             self._start(name, self._procfile[name])
         until(_START_TIMEOUT_S, "web and worker are ready", lambda: api.find("/readyz"))
@@ -84,6 +85,8 @@ class Stage:
         processes.stop(child for name, child in self._children.items() if name != "redis")
         processes.stop_vms(self._guests.sockets)
         processes.stop(child for name, child in self._children.items() if name == "redis")
+        for name in self._children:
+            NET.search_file(self.log(name))
 
     def supervise(self) -> None:
         """Bring back what has ended by itself, as a supervisor would, and take note of it."""

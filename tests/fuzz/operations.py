@@ -47,7 +47,7 @@ class Operation:
 
 def read_operations(app: Flask) -> list[Operation]:
     """List everything that can be asked, in a fixed order."""
-    documents = [app.test_client().get(document["url"]).json for document in docs.DOCUMENTS]
+    documents = [json.loads(app.test_client().get(document["url"]).data) for document in docs.DOCUMENTS]
     documented = {
         route: _describe(document, *route, operation)
         for document in documents
@@ -84,19 +84,17 @@ def _good(document: dict[str, Any], part: Mapping[str, Any]) -> Any:
             return value
         case {"schema": inner} | {"allOf": [inner, *_]} | {"anyOf": [inner, *_]}:
             return _good(document, inner)
-        case {"properties": _}:
-            return _members(document, part)
         case {"items": items}:
             return [_good(document, items)]
-        case {"minimum": least}:
-            return least + bool(part.get("exclusiveMinimum"))
-        case _:
-            return _DEFAULTS.get(part.get("type", "object"))
+        case {"properties": _}:
+            return _members(document, part)
+    least = part.get("minimum", 0) + bool(part.get("exclusiveMinimum"))
+    return least or _DEFAULTS.get(part.get("type", "object"))
 
 
 def _members(document: dict[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
     """Make an object: with all members that may stand together, and at least those that must be there."""
     names = list(part["properties"])[: part.get("maxProperties", len(part["properties"]))]
-    chosen = next((one["required"] for one in part.get("oneOf", []) if "required" in one), [])
+    chosen: list[str] = next((one["required"] for one in part.get("oneOf", []) if "required" in one), [])
     others = {name for one in part.get("oneOf", []) for name in one.get("required", [])} - set(chosen)
     return {name: _good(document, part["properties"][name]) for name in names if name not in others}

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import re
+import time
 from collections.abc import Mapping
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -24,7 +25,7 @@ from app.core import clock, ids
 from app.core.errors import IllegalMoveError
 from app.core.queues import MOVE_FILE
 from app.core.records import CommandEnd, CommandKind, CommandStart, CommandState, GuestAction, GuestCallState, Snapshot
-from app.core.store import Store, commands, files, guest_calls, snapshots
+from app.core.store import Store, commands, files, guest_calls, nodes, snapshots
 from app.core.store.commands import Claim
 from app.core.store.files import Lane, Message, MessageKind
 from app.core.store.snapshots import VmSnapshots
@@ -46,6 +47,7 @@ UNLIMITED = dict.fromkeys(
 _FILE = b"hello"
 _RECORD = re.compile(rb"rq:job:[^:]+|ownup:(cmd|job|call|token|key):[^:]+|ownup:idem:.*")
 """The keys of what a request may leave behind; what a worker adds to them has longer names."""
+_BEAT_S = nodes.TTL_S / 4
 _V1 = {"error", "message", "code", "timestamp", "requestId"}
 _V2 = {"type", "title", "status", "detail", "code", "instance", "requestId", "timestamp"}
 
@@ -86,12 +88,10 @@ def _move(store: Store, command_id: str) -> None:
     claim = store.run(commands.claim(command_id))
     if claim is None:
         return
+    lane, told = Lane.WORD, [(MessageKind.DONE, b"")] * files.WINDOW_CHUNKS
     if claim.command.kind is CommandKind.FILE_READ:
         digest = hashlib.sha256(_FILE).digest()
-        told = ((MessageKind.SIZE, b"5"), (MessageKind.CHUNK, _FILE), (MessageKind.DONE, digest))
-        lane = Lane.BYTES
-    else:
-        told, lane = ((MessageKind.DONE, b""),) * files.WINDOW_CHUNKS, Lane.WORD
+        lane, told = Lane.BYTES, [(MessageKind.SIZE, b"5"), (MessageKind.CHUNK, _FILE), (MessageKind.DONE, digest)]
     for number, (kind, payload) in enumerate(told):
         store.run(files.put(command_id, lane, Message(number, kind, payload), ttl_s=TTL_S))
     store.run(commands.begin(command_id, clock.now()))
@@ -119,6 +119,7 @@ class Scene:
         self.unexpected = Unexpected()
         self._client = redis.Redis.from_url(redis_url)
         self.known: dict[str, str] = {}
+        self._beat_due_s = 0.0
 
     def __enter__(self) -> Self:
         logging.getLogger().addHandler(self.unexpected)
@@ -138,8 +139,8 @@ class Scene:
         taken = Snapshot(name=SNAPSHOT, taken_at=clock.now(), includes_memory=True)
         web.store.run(snapshots.publish(VmSnapshots(vmid=VMID, node=NODE, limit=100_000, snapshots=(taken,))))
         assert web.post(EXEC, json={"command": "true"}).status_code == 200
-        ssh_key = web.post("/api/ssh-keys", json={"name": "kept", "public_key": KEY_LINE}).json["data"]
-        number = str(ssh_key["ssh_key"]["ssh_key"]["id"])
+        ssh_key = _told(web.post("/api/ssh-keys", json={"name": "kept", "public_key": KEY_LINE}))["data"]["ssh_key"]
+        number = str(ssh_key["ssh_key"]["id"])
         login = web.http.post(TOKENS, json=by_token(web.key))
         server = f"/v2.1/servers/{ids.openstack_id(VMID)}"
         listed = web.http.get(f"{server}/guest-agent/commands", headers={"X-Auth-Token": web.key})
@@ -149,8 +150,8 @@ class Scene:
             "server_id": ids.openstack_id(VMID),
             "flavor_id": "2cpu-256mb",
             "snapshot_id": SNAPSHOT,
-            "job_id": web.post(STATUS, json={"action": "restart"}).json["data"]["jobId"],
-            "command_uuid": listed.json["commands"][0]["uuid"],
+            "job_id": _told(web.post(STATUS, json={"action": "restart"}))["data"]["jobId"],
+            "command_uuid": _told(listed)["commands"][0]["uuid"],
             "key_id": number,
             "X-Subject-Token": login.headers["X-Subject-Token"],
             "pid": str(PID),
@@ -164,8 +165,8 @@ class Scene:
         swaps = {"ownup_0123456789abcdef_secret": self.web.key, "2830": self.known["key_id"]}
         swaps["ssh_01hxa3b4c5d6e7f8g9h0j1k2m3"] = ids.ssh_key_id(int(self.known["key_id"]))
         text = operation.body
-        for example, real in swaps.items() if text is not None else ():
-            text = text.replace(example.encode(), real.encode())
+        for example, real in swaps.items():
+            text = text and text.replace(example.encode(), real.encode())
         return text
 
     def path(self, operation: Operation, odd: Mapping[str, bytes]) -> bytes:
@@ -201,6 +202,7 @@ class Scene:
         sent = {"X-API-Key": self.web.key, "X-Auth-Token": self.web.key}
         sent |= {"Content-Type": operation.takes or "application/json"} if body is not None else {}
         sent |= {name: value for name, value in self.known.items() if name in operation.parameters and "-" in name}
+        self._beat()
         merged = {name: value for name, value in (sent | dict(headers or {})).items() if value is not None}
         environ = {
             "PATH_INFO": (self.path(operation, {}) if path is None else path).decode("latin-1"),
@@ -214,11 +216,18 @@ class Scene:
         response.close()
         return response
 
+    def _beat(self) -> None:
+        """Let the node be alive, however long a route is tried."""
+        if time.monotonic() > self._beat_due_s:
+            self.web.publish()
+            self._beat_due_s = time.monotonic() + _BEAT_S
+
     def records(self) -> set[bytes]:
         """List what requests have left behind: RQ jobs, and records that one can find again."""
-        found = {key for key in self._client.keys("*") if _RECORD.fullmatch(key)}
-        lists = self._client.keys("ownup:account:*:sshkeys")
-        return found | {key + b"/" + field for key in lists for field in self._client.hkeys(key)}
+        keys: list[bytes] = self._client.keys("*")  # type: ignore[assignment]
+        lists = [key.decode() for key in keys if key.endswith(b":sshkeys")]
+        fields = {f"{key}/{name!r}".encode() for key in lists for name in self._client.hkeys(key)}
+        return fields | {key for key in keys if _RECORD.fullmatch(key)}
 
     def check(self, operation: Operation, response: TestResponse) -> None:
         """Check what is true of every answer."""
@@ -231,6 +240,10 @@ class Scene:
             told = json.loads(response.data.decode() or "null")
             if status >= 400:
                 _check_error(response, told)
+
+
+def _told(response: TestResponse) -> Any:
+    return json.loads(response.data)
 
 
 def _environ_name(name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, note
 from hypothesis import strategies as st
 
 from app.core.errors import AgentError
@@ -210,6 +210,7 @@ async def ask_through_channel(tally: Tally, path: Path, guest: Guest) -> None:
 @examples(40, shrink=False)
 @given(guests=st.lists(GUESTS, min_size=AT_ONCE, max_size=AT_ONCE))
 async def test_agent_replies_on_a_channel(tally: Tally, folder: Path, guests: list[Guest]) -> None:
+    note(repr(guests))
     await all_at_once(ask_through_channel(tally, folder / str(nth), guest) for nth, guest in enumerate(guests))
 
 
@@ -240,6 +241,7 @@ async def _ask(session: Session, nth: int) -> str:
 async def test_agent_replies_in_a_session(
     tally: Tally, folder: Path, plans: list[list[Change]], *, at_once: bool
 ) -> None:
+    note(repr(plans))
     await all_at_once(ask_in_session(tally, folder / str(nth), plan, at_once=at_once) for nth, plan in enumerate(plans))
 
 
@@ -264,4 +266,5 @@ async def ask_no_agent(tally: Tally, path: Path, change: Change) -> None:
 @examples(15, shrink=False)
 @given(changes=st.lists(CHANGES, min_size=AT_ONCE, max_size=AT_ONCE))
 async def test_bytes_instead_of_an_agent(tally: Tally, folder: Path, changes: list[Change]) -> None:
+    note(repr(changes))
     await all_at_once(ask_no_agent(tally, folder / str(nth), change) for nth, change in enumerate(changes))

@@ -30,8 +30,9 @@ LONGEST_S = 2.0
 VALUES = [
     "0", "1", "-1", "10001", "1.0", "1e3", "inf", "nan", "0x10", "1_000", str(2**63 - 1), str(2**63), str(2**64),
     "9" * 5000, "true", "false", '""', '" "', '"a"', "'a'", '"\\u0000"', '"a\\u0000b"', '"\\u202e"', '"\\U0010ffff"',
-    '"å"', '"a\\nb"', '"""a\nb"""', '"/run/x.qga"', '"x.qga"', '"../x.qga"', '"/' + "x" * 200 + '"', '"' + "å" * 60 + '"',
-    '"/"', '"."', '"~/x"', '"x" ', "1979-05-27T07:32:00Z", "1979-05-27", "07:32:00", "9999-12-31T23:59:60Z", "[]",
+    '"å"', '"a\\nb"', '"""a\nb"""', '"/run/x.qga"', '"x.qga"', '"../x.qga"', '"/' + "x" * 200 + '"',
+    '"' + "å" * 60 + '"', '"/"',
+    '"."', '"~/x"', '"x" ', "1979-05-27T07:32:00Z", "1979-05-27", "07:32:00", "9999-12-31T23:59:60Z", "[]",
     "[[]]", '["a"]', '["a", 1]', '["", "b"]', "[{}]", "{ a = 1 }", "{}", "[" * 500 + "]" * 500, "[" * 3000,
     '"' + "x" * 70_000 + '"', "", "=", "\x00", "\ud800", "nonsense",
 ]  # fmt: skip
@@ -150,10 +151,16 @@ def test_files_that_are_no_toml(tally: Tally, folder: Path, text: bytes) -> None
 
 # --- a whole folder ---------------------------------------------------------------------------------------------------
 
+
+def write_sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**40)
+
+
 FOLDER_MAKERS: dict[str, Callable[[Path, bytes], object]] = {
     "file": lambda path, text: path.write_bytes(text),
     "10 MB": lambda path, text: path.write_bytes(text + b"# " + b"x" * 10_000_000),
-    "sparse": lambda path, _text: (path.touch(), os.truncate(path, 2**40)),
+    "sparse": lambda path, _text: write_sparse(path),
     "folder": lambda path, _text: path.mkdir(),
     "pipe": lambda path, _text: os.mkfifo(path),
     "link to itself": lambda path, _text: path.symlink_to(path.name),

@@ -21,9 +21,9 @@ from tests.fuzz.scene import EagerWorker, Scene
 
 pytestmark = PATIENT
 
-BODIES, PARAMETERS = 100, 30
+BODIES, PARAMETERS = 150, 40
 """So many for each route."""
-NOTED_BYTES = 1000
+NOTED_CHARS = 2000
 
 ODD_BYTES = st.sampled_from([
     b"", b"0", b"-1", b"1e3", b"9" * 19, b"9" * 400, b"\xff", b"\xed\xa0\x80", b"\x00", b"a\x00b", b"../..", b"%",
@@ -43,7 +43,8 @@ HEADERS = st.dictionaries(
     | st.sampled_from([
         "application/json; charset=utf-16", "application/json; charset=\xff", "text/plain", "application/x+json",
         "multipart/form-data", "multipart/form-data; boundary=", "application/x-www-form-urlencoded", "Bearer ",
-        "Bearer a b", "Basic Og==", "Basic \xff", "Bearer ownup_0123456789abcdef_x", "ownup__", "ownup_\xff_\xff", "compute 2.1",
+        "Bearer a b", "Basic Og==", "Basic \xff", "Bearer ownup_0123456789abcdef_x", "ownup__", "ownup_\xff_\xff",
+        "compute 2.1",
         "compute 9999.9999", "compute", "bytes=0-0", "bytes=5-1", "[::1", "a:b:c", "x" * 300, "gzip",
     ]),
     max_size=2,
@@ -73,7 +74,7 @@ def try_often(count: int, operation: Operation, attempt: Callable[[Any], None], 
     """Try a route with generated inputs: always the same ones, but for a long run, and other ones for each route."""
 
     def one(given_input: Any) -> None:
-        note(operation.label)
+        note(f"{operation.label}: {given_input!r:.{NOTED_CHARS}}")
         attempt(given_input)
 
     chosen = examples(count)(given(given_input=tried)(one))
@@ -121,7 +122,6 @@ def test_json_bodies_of_every_face(tally: Tally, scene: Scene) -> None:
             body = scene.body(operation) or b""
             for change in changes:
                 body = change(body)
-            note(repr(body[:NOTED_BYTES]))
             watch.look(operation, scene.ask(operation, body=body, query=query, headers=headers))
 
         bodies = st.lists(CHANGES, min_size=1, max_size=2)
@@ -152,7 +152,9 @@ def test_parameters_of_every_face(tally: Tally, scene: Scene) -> None:
             )
             watch.look(operation, response)
 
-        parts = st.just({}) | st.dictionaries(st.sampled_from(names), ODD_BYTES, max_size=2)
+        parts: st.SearchStrategy[dict[str, bytes]] = st.just({}) | st.dictionaries(
+            st.sampled_from(names), ODD_BYTES, max_size=2
+        )
         try_often(PARAMETERS, operation, attempt, st.tuples(parts, queries(operation), HEADERS, METHODS))
     assert len(operations) > 50
 

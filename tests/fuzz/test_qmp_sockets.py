@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, note
 from hypothesis import strategies as st
 
 from app.core import env
@@ -199,6 +199,7 @@ async def ask(tally: Tally, path: Path, qemu: Qemu, calls: list[Callable[[Monito
 async def test_qmp_replies_on_a_monitor(
     tally: Tally, folder: Path, vms: list[tuple[Qemu, list[Callable[[Monitor], Awaitable[Any]]]]]
 ) -> None:
+    note(repr(vms))
     async with asyncio.TaskGroup() as group:
         for nth, (qemu, calls) in enumerate(vms):
             group.create_task(ask(tally, folder / str(nth), qemu, calls))
@@ -250,6 +251,7 @@ async def follow(tally: Tally, folder: Path, vmid: int, qemu: Qemu) -> None:
 @examples(10, shrink=False)
 @given(qemus=st.lists(st.builds(Qemu, SEEN, st.just([]) | TELLING), min_size=20, max_size=20))
 async def test_qmp_replies_about_a_vm_that_is_followed(tally: Tally, folder: Path, qemus: list[Qemu]) -> None:
+    note(repr(qemus))
     async with asyncio.TaskGroup() as group:
         for vmid, qemu in enumerate(qemus, 1):
             group.create_task(follow(tally, folder, vmid, qemu))
@@ -262,13 +264,13 @@ async def test_a_flood_of_qmp_messages(tally: Tally, folder: Path) -> None:
     """Others have their turn after each of them."""
     told, count = 0, 3000
 
-    def note(_name: str, _data: object) -> None:
+    def take(_name: str, _data: object) -> None:
         nonlocal told
         told += 1
 
     flood = [Change(tell, (event, HONEST)) for event in EVENTS] * (count // len(EVENTS))
     async with serving(Qemu(events=flood), folder / "x"):
-        monitor = Monitor(folder / "x", on_event=note)
+        monitor = Monitor(folder / "x", on_event=take)
         await monitor.connect(PATIENCE_S)
         asked = asyncio.create_task(monitor.run_state())
         most, before = 0, 0

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -114,6 +115,30 @@ def test_a_command_goes_through_and_the_password_stays_where_it_is(folder: Path,
     assert refused.status_code == 503
     for text in (refused.text, worker.log, (folder / "web.log").read_text(), kept.decode("latin-1")):
         no_secret_in(text)
+
+
+def test_a_user_with_the_rights_that_the_readme_names_is_enough(folder: Path, guarded: GuardedRedis) -> None:
+    [rules] = re.findall(r"`user ownup ([^`]+)`", (ROOT / "deploy/README.md").read_text())
+    with redis.Redis.from_url(guarded.url) as client:
+        client.execute_command("ACL", "SETUSER", "ownup", "reset", *rules.replace("LONG-AND-RANDOM", PASSWORD).split())
+        client.flushall()
+    url = guarded.url.replace("rediss://:", "rediss://ownup:")
+    made = ownup(url, "keys", "create", "--account", "acme", "--name", "ci", "--scopes", "all", "--json")
+    key = json.loads(made.stdout)["secret"]
+    worker = Worker(folder, url)
+    with fake_agents(folder, VMID, 1), worker, served(url, folder / "web.log") as address:
+        worker.carry(VMID, folder / f"{VMID}.qga")
+        assert run_command(address, key)["stdout"] == "through TLS\n"
+        requests.get(f"{address}/api/vm", headers={"X-API-Key": "wrong"}, timeout=10)
+        assert requests.get(f"{address}/readyz", timeout=10).status_code == 200
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.process.wait(20) == 0
+    with redis.Redis.from_url(guarded.url) as client:
+        refused = [entry["object"] for entry in client.acl_log() if entry["username"] == "ownup"]
+    assert refused == []
+    for text in (worker.log, (folder / "web.log").read_text()):
+        assert "NOPERM" not in text
+        assert "Traceback" not in text
 
 
 @pytest.mark.parametrize(

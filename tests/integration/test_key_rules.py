@@ -114,7 +114,7 @@ def outcome(act: Callable[[], Any]) -> Any:
         return exc
 
 
-bounded = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+bounded = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @bounded
@@ -167,7 +167,7 @@ def test_what_a_key_changes_could_and_can_do_no_more_than_itself(
 
 @bounded
 @given(manager=some_keys, target=some_keys, is_roll=st.booleans())
-def test_only_what_can_do_no_more_is_rolled_or_deleted(store: Store, manager: ApiKey, target: ApiKey, is_roll: bool):
+def test_only_what_can_do_no_more_is_rolled_or_deleted(store: Store, *, manager: ApiKey, target: ApiKey, is_roll: bool):
     stored(store, target)
     rules = Keys(store, lambda: NOW)
     act = rules.roll if is_roll else rules.delete

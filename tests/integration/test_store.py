@@ -459,6 +459,52 @@ class TestKeys:
         store.run(keys.save(KEY))
         assert store.run(keys.list_all()) == (KEY, younger)
 
+    def test_account_lists_its_own_that_are_not_revoked(self, store: Store):
+        foreign, revoked = replace(KEY, id="k2", account="other"), replace(KEY, id="k3", revoked_at=NOW)
+        for key in (KEY, foreign, revoked):
+            store.run(keys.save(key))
+        assert store.run(keys.list_owned("acme")) == (KEY,)
+        assert store.run(keys.list_owned(None)) == (KEY, foreign)
+        assert store.run(keys.list_owned("nobody")) == ()
+        assert store.run(keys.list_all()) == (KEY, foreign, revoked)
+        assert store.run(keys.find_owned("k1", "acme")) == store.run(keys.find_owned("k1", None)) == KEY
+        for key_id, account in (("k1", "other"), ("k2", "acme"), ("k3", "acme"), ("k3", None), ("k4", None)):
+            assert store.run(keys.find_owned(key_id, account)) is None
+
+    def test_change_is_made_of_what_was_read_or_not_at_all(self, store: Store):
+        store.run(keys.save(KEY))
+        first, second = replace(KEY, name="first"), replace(KEY, name="second")
+        assert store.run(keys.replace(KEY, first))
+        assert not store.run(keys.replace(KEY, second))
+        assert store.run(keys.find("k1")) == replace(first, version=1)
+        assert store.run(keys.replace(replace(first, version=1), second))
+        assert not store.run(keys.replace(replace(KEY, id="k2"), second))
+        assert store.run(keys.find("k2")) is None
+
+    def test_last_use_is_no_part_of_a_change(self, store: Store):
+        store.run(keys.save(KEY))
+        store.run(keys.note_use("k1", NOW))
+        assert store.run(keys.replace(KEY, replace(KEY, name="new")))
+        assert store.run(keys.find("k1")) == replace(KEY, name="new", version=1, last_used_at=NOW)
+
+    def test_revoked_ones_are_remembered_up_to_a_number(self, store: Store, client: redis.Redis):
+        total = keys.MOST_OF_AN_ACCOUNT + 3
+        for number in range(total):
+            revoked = replace(KEY, id=f"k{number}", revoked_at=NOW + timedelta(seconds=number))
+            store.run(keys.save(replace(revoked, revoked_at=None)))
+            assert store.run(keys.replace(replace(revoked, revoked_at=None), revoked))
+        left = store.run(keys.list_all())
+        assert {key.id for key in left} == {f"k{number}" for number in range(3, total)}
+        assert len(client.keys("ownup:key:*")) == keys.MOST_OF_AN_ACCOUNT
+        assert store.run(keys.list_owned("acme")) == ()
+
+    def test_new_key_is_one_too_many(self, store: Store):
+        for number in range(keys.MOST_OF_AN_ACCOUNT):
+            assert store.run(keys.add(replace(KEY, id=f"k{number}")))
+        assert not store.run(keys.add(replace(KEY, id="more")))
+        assert store.run(keys.find("more")) is None
+        assert store.run(keys.add(replace(KEY, id="more", account="other")))
+
 
 class TestRunning:
     def test_time_is_that_of_redis(self, store: Store, client: redis.Redis):

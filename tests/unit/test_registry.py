@@ -1,6 +1,7 @@
 """The VMs of a node are those of its usable definition files, at every moment; a broken file harms nobody else."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -186,3 +187,50 @@ async def test_closing_forgets_no_vm(node: Node) -> None:
     await node.registry.close()
     assert node.forgotten == []
     assert len(node.registry) == 0
+
+
+@pytest.mark.parametrize("target", ["a.toml", "b.toml/x", "x" * 300])
+async def test_a_link_that_leads_nowhere_harms_nobody_else(node: Node, target: str) -> None:
+    (node.folder / "a.toml").symlink_to(target)
+    node.write("b.toml", definition(2))
+    assert await node.scan() == [2]
+    assert node.registry.broken == 1
+    node.write("a.toml", definition(1))
+    assert await node.scan() == [1, 2]
+    assert node.registry.broken == 0
+
+
+async def test_a_vm_that_is_dropped_leaves_no_task_behind(node: Node) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers = {b"query-cpus-fast": b"[]", b"query-chardev": b"[]", b"query-memory": b'{"base-memory": 1}'}
+        writer.write(b'{"QMP": {"version": {}, "capabilities": []}}\n')
+        while request := await reader.read(4096):
+            value = next((answers[name] for name in answers if name in request), b'{"status": "running"}')
+            request_id = json.loads(request).get("id")
+            writer.write(b'{"return": %b, "id": %b}\n' % (value, json.dumps(request_id).encode()))
+        writer.close()
+
+    before = asyncio.all_tasks()
+    async with await asyncio.start_unix_server(serve, node.folder / "1.qmp"), asyncio.timeout(5):
+        node.write("a.toml", definition(1))
+        await node.scan()
+        while 1 not in node.published or not node.published[1].running:  # noqa: ASYNC110 - what is polled isn't an event
+            await asyncio.sleep(0.01)
+        (node.folder / "a.toml").unlink()
+        await node.scan()
+        while asyncio.all_tasks() - before:  # noqa: ASYNC110 - the socket's other end may take a turn to notice
+            await asyncio.sleep(0.01)
+
+
+async def test_a_vm_that_is_described_anew_keeps_what_it_has_left_unless_its_owner_is_another(node: Node) -> None:
+    node.write("a.toml", definition(1))
+    await node.scan()
+    node.write("a.toml", definition(1, name="b"))
+    assert await node.scan() == [1]
+    assert node.forgotten == []
+    node.write("a.toml", definition(1, name="b").replace("acme", "other"))
+    assert await node.scan() == [1]
+    assert node.forgotten == [1]
+    node.write("a.toml", definition(2).replace("acme", "other"))
+    assert await node.scan() == [2]
+    assert node.forgotten == [1, 1]

@@ -56,3 +56,11 @@ def test_results_are_for_the_worker_alone(tmp_path):
     spool.put("c1", CommandEnd(state=CommandState.EXITED, ended_at=datetime.now(UTC)))
     assert oct((tmp_path / "new").stat().st_mode)[-3:] == "700"
     assert oct((tmp_path / "new" / "c1.result").stat().st_mode)[-3:] == "600"
+
+
+def test_what_was_not_written_to_its_end_goes_with_the_next_worker(tmp_path):
+    Spool(tmp_path).put("c1", CommandEnd(state=CommandState.EXITED, ended_at=datetime.now(UTC), stdout=b"whole"))
+    for name in ("c2.result.partial", "c2.start.partial"):
+        (tmp_path / name).write_bytes(b"half of it")
+    assert list(read(Spool(tmp_path))) == ["c1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["c1.result"]

@@ -14,6 +14,7 @@ from app.api.failures import UNEXPECTED, Face, Failure
 from app.api.timestamps import timestamp
 from app.core import errors
 from app.core.errors import GateClosedError, InvalidRequestError, NotFoundError, OwnUpError, Problem
+from app.core.secrecy import hide_keys
 from app.request_log import request_id
 from app.services import services
 
@@ -101,7 +102,7 @@ def write(failure: Failure) -> Response:
             "status": failure.status.value,
             "detail": _detail(failure),
             "code": code,
-            "instance": request.path,
+            "instance": hide_keys(request.path),
             "requestId": request_id(),
             "timestamp": timestamp(services().clock()),
         }
