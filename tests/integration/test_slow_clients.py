@@ -14,6 +14,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Server:
     """A web half of one process."""
 
     port: int
-    process: "subprocess.Popen[str]"
+    process: "subprocess.Popen[bytes]"
 
     def connect(self, receive_bytes: int | None = None) -> socket.socket:
         client = socket.socket()
@@ -71,22 +72,25 @@ def served(redis_url: str, *, files: int | None = None, **environ: str) -> Itera
     line = next(line for line in (ROOT / "Procfile").read_text().splitlines() if line.startswith("web: "))
     limit = ["prlimit", f"--nofile={files}:{files}"] if files else []
     command = [*limit, Path(sys.executable).with_name("gunicorn"), *shlex.split(line)[2:]]
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | own | environ, stderr=subprocess.PIPE, text=True)
-    server = Server(port, process)
-    try:
-        wait_for(server)
-        yield server
-    finally:
-        process.send_signal(signal.SIGTERM)
+    with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would stop it one day
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | own | environ, stderr=log)
+        server = Server(port, process)
         try:
-            _, log = process.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-    assert process.returncode == 0, log
-    assert "Traceback" not in log, log
-    assert "SECRET" not in log, log
-    assert log.count("Booting worker") == 1, log
+            wait_for(server)
+            yield server
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        log.seek(0)
+        told = log.read()
+    assert process.returncode == 0, told
+    assert "Traceback" not in told, told
+    assert "SECRET" not in told, told
+    assert told.count("Booting worker") == 1, told
 
 
 def wait_for(server: Server) -> None:

@@ -172,14 +172,19 @@ class TestGoneVm:
         assert left == set()
         assert web.store.run(commands.read_result(20000, 43)) is not None
 
-    def test_a_command_that_is_still_under_way_has_its_end_all_the_same(self, web: Web):
+    def test_a_command_that_is_still_under_way_goes_when_it_ends(self, web: Web):
         record(web, "c1", 42, end=False)
         web.store.run(vms.remove(10000, NODE))
-        end = CommandEnd(state=CommandState.LOST, ended_at=NOW, message="The VM is gone")
-        web.store.run(commands.end("c1", end, ttl_s=60))
-        found = web.store.run(commands.find("c1"))
-        assert found is not None
-        assert found.state is CommandState.LOST
+        assert web.store.run(commands.find("c1")) is not None
+        web.store.run(commands.end("c1", CommandEnd(state=CommandState.LOST, ended_at=NOW, stdout=b"kept"), ttl_s=60))
+        assert {name for name in web.client.scan_iter("ownup:*") if b"c1" in name or b"10000" in name} == set()
+
+    def test_it_stays_if_the_vm_was_away_for_a_moment_only(self, web: Web):
+        record(web, "c1", 42, end=False)
+        web.store.run(vms.remove(10000, NODE))
+        web.publish()
+        web.store.run(commands.end("c1", CommandEnd(state=CommandState.EXITED, ended_at=NOW, exit_code=0), ttl_s=60))
+        assert web.get(f"{EXEC}?pid=42").json["data"]["exitcode"] == 0
 
     def test_another_node_s_vm_stays(self, web: Web):
         record(web, "c1", 42)

@@ -76,7 +76,8 @@ if now[1] == 'running' then
     redis.call('SET', 'ownup:vm:' .. now[2] .. ':pid', now[3])
   end
 else
-  local ttl = tonumber(ARGV[4])
+  local ttl, by_pid = tonumber(ARGV[4]), 'ownup:pid:' .. now[2] .. ':' .. (now[3] or '')
+  if redis.call('GET', by_pid) == ARGV[1] then redis.call('EXPIRE', by_pid, now[6] and 0 or ttl) end
   if now[6] then
     redis.call('DEL', cmd, cmd .. ':out:new', cmd .. ':err:new')
     redis.call('ZREM', 'ownup:vm:' .. now[2] .. ':commands', ARGV[1])
@@ -85,7 +86,6 @@ else
     keep(cmd .. ':out', ARGV[5], ttl)
     keep(cmd .. ':err', ARGV[6], ttl)
   end
-  if now[3] then redis.call('EXPIRE', 'ownup:pid:' .. now[2] .. ':' .. now[3], ttl) end
   redis.call('SREM', 'ownup:node:' .. now[4] .. ':open', ARGV[1])
   redis.call('SREM', 'ownup:vm:' .. now[2] .. ':open', ARGV[1])
   redis.call('SREM', 'ownup:key:' .. (now[5] or '') .. ':open', ARGV[1])

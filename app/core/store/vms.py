@@ -13,6 +13,9 @@ local vm = 'ownup:vm:' .. ARGV[1]
 local old = redis.call('HMGET', vm, 'account', 'node')
 if old[2] and old[2] ~= ARGV[3] and redis.call('EXISTS', 'ownup:node:' .. old[2]) == 1 then return old[2] end
 if old[1] and old[1] ~= ARGV[2] then redis.call('SREM', 'ownup:account:' .. old[1] .. ':vms', ARGV[1]) end
+if not old[2] then
+  for i, id in ipairs(redis.call('SMEMBERS', vm .. ':open')) do redis.call('HDEL', 'ownup:cmd:' .. id, 'vm_gone') end
+end
 redis.call('DEL', vm)
 redis.call('HSET', vm, unpack(cjson.decode(ARGV[4])))
 redis.call('SADD', 'ownup:account:' .. ARGV[2] .. ':vms', ARGV[1])
@@ -40,7 +43,7 @@ for i, id in ipairs(redis.call('SMEMBERS', vm .. ':open')) do
 end
 return redis.call('DEL', vm, vm .. ':pid')
 """
-"""What has not ended yet is forgotten when it ends: its output comes after its VM has gone."""
+"""What has not ended yet is forgotten when it ends, unless its VM has come back by then (``_PUBLISH``)."""
 
 _READ = f"""
 {sees(2)}
