@@ -168,7 +168,7 @@ class TestGoneVm:
         record(web, "c2", 43, vmid=20000, account="other")
         assert web.client.exists("ownup:cmd:c1:out", "ownup:cmd:c1:err") == 2
         web.store.run(vms.remove(10000, NODE))
-        left = {name for name in web.client.scan_iter("ownup:*") if b"c1" in name or b"10000" in name}
+        left = {name for name in web.client.scan_iter("ownup:*") if b"cmd:c1" in name or b":10000" in name}
         assert left == set()
         assert web.store.run(commands.read_result(20000, 43)) is not None
 
@@ -177,7 +177,7 @@ class TestGoneVm:
         web.store.run(vms.remove(10000, NODE))
         assert web.store.run(commands.find("c1")) is not None
         web.store.run(commands.end("c1", CommandEnd(state=CommandState.LOST, ended_at=NOW, stdout=b"kept"), ttl_s=60))
-        assert {name for name in web.client.scan_iter("ownup:*") if b"c1" in name or b"10000" in name} == set()
+        assert {name for name in web.client.scan_iter("ownup:*") if b"cmd:c1" in name or b":10000" in name} == set()
 
     def test_it_stays_if_the_vm_was_away_for_a_moment_only(self, web: Web):
         record(web, "c1", 42, end=False)
