@@ -18,6 +18,7 @@ from app.core.errors import (
     AgentRefusedError,
     AgentSilentError,
     AgentUnavailableError,
+    SocketTakenError,
 )
 from lab.fake_agent import FakeAgent, hostility, misbehaviour
 from workers.qga import wire
@@ -185,10 +186,20 @@ async def test_an_idle_channel_lets_the_socket_go_and_comes_back(socket):
     await idle.open()
     await eventually(lambda: idle.facts is None)
     other = make_channel(socket)
-    await other.open()
+    async with asyncio.timeout(5):
+        while not await is_free(other):  # the lock goes a moment after the connection
+            await asyncio.sleep(0.01)
     await other.close()
     assert (await run(idle, "echo back")).stdout == b"back\n"
     await idle.close()
+
+
+async def is_free(channel) -> bool:
+    try:
+        await channel.open()
+    except SocketTakenError:
+        return False
+    return True
 
 
 async def test_no_socket_means_that_the_vm_is_off(folder):
