@@ -124,14 +124,14 @@ def revoke(key_id: str) -> None:
 @_as_json
 def roll(key_id: str, *, as_json: bool) -> None:
     """Give an API key another secret, which is shown this once; the old one counts no more."""
-    secret = ""
+    issued = ""
 
     def make(key: ApiKey) -> ApiKey:
-        nonlocal secret
-        rolled, secret = roll_key(_alive(key))
+        nonlocal issued
+        rolled, issued = roll_key(_alive(key))
         return rolled
 
-    _show_secret(_change(key_id, make), secret, as_json=as_json)
+    _show_secret(_change(key_id, make), issued, as_json=as_json)
 
 
 @keys_group.command()

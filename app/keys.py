@@ -123,14 +123,14 @@ class Keys:
             NotFoundError: There is no such key, or the principal doesn't see it.
             ForbiddenError: It can do more than the principal.
         """
-        secret = ""
+        issued = ""
 
         def make(key: ApiKey) -> ApiKey:
-            nonlocal secret
-            rolled, secret = roll_key(key)
+            nonlocal issued
+            rolled, issued = roll_key(key)
             return rolled
 
-        return self._change(principal, key_id, make), secret
+        return self._change(principal, key_id, make), issued
 
     def delete(self, principal: Principal, key_id: str) -> None:
         """Withdraw a key, at once and for good.

@@ -139,7 +139,7 @@ def _build(settings: WorkerSettings, redis_store: store.AsyncStore, source: redi
     registry = Registry(
         settings,
         publish=presence.publish,
-        forget=lambda vmid: _forget(outcomes, vmid, settings.node_name),
+        forget=lambda vmid, for_good: _forget(outcomes, vmid, settings.node_name, for_good=for_good),
         guest_gone=guest_gone,
         history=presence,
         look_at_snapshots=snapshots.look,
@@ -168,8 +168,8 @@ def _build(settings: WorkerSettings, redis_store: store.AsyncStore, source: redi
     )
 
 
-async def _forget(outcomes: Outcomes, vmid: int, node: str) -> None:
-    await outcomes.persist(store.vms.remove(vmid, node))
+async def _forget(outcomes: Outcomes, vmid: int, node: str, *, for_good: bool) -> None:
+    await outcomes.persist(store.vms.remove(vmid, node, with_results=for_good))
     await outcomes.persist(store.snapshots.leave(vmid, node))
 
 

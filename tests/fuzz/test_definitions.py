@@ -210,5 +210,5 @@ async def test_folders_of_definitions(
     tally.add("followed")
 
 
-async def _ignore(_told: VmRecord | int) -> None:
+async def _ignore(_told: VmRecord | int, *_for_good: bool) -> None:
     """Nobody is told."""

@@ -186,6 +186,13 @@ class TestGoneVm:
         web.store.run(commands.end("c1", CommandEnd(state=CommandState.EXITED, ended_at=NOW, exit_code=0), ttl_s=60))
         assert web.get(f"{EXEC}?pid=42").json["data"]["exitcode"] == 0
 
+    def test_results_stay_while_its_definition_can_t_be_read(self, web: Web):
+        record(web, "c1", 42)
+        web.store.run(vms.remove(10000, NODE, with_results=False))
+        assert web.get(f"{EXEC}?pid=42").status_code == 404
+        web.publish()
+        assert web.get(f"{EXEC}?pid=42").json["data"]["stdout"] == "kept"
+
     def test_another_node_s_vm_stays(self, web: Web):
         record(web, "c1", 42)
         web.store.run(vms.remove(10000, "node-2"))

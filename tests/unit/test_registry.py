@@ -25,6 +25,7 @@ class Node:
         self.folder = folder
         self.published: dict[int, VmRecord] = {}
         self.forgotten: list[int] = []
+        self.for_good: bool | None = None
         settings = env.load(WorkerSettings, {"VM_DIR": str(folder)})
         self.registry = Registry(
             settings, publish=self._publish, forget=self._forget, guest_gone=lambda _vmid, _reason: None
@@ -33,8 +34,9 @@ class Node:
     async def _publish(self, vm: VmRecord) -> None:
         self.published[vm.vmid] = vm
 
-    async def _forget(self, vmid: int) -> None:
+    async def _forget(self, vmid: int, for_good: bool) -> None:  # noqa: FBT001 - as the registry calls it
         self.forgotten.append(vmid)
+        self.for_good = for_good
 
     def write(self, name: str, text: str) -> None:
         """Write a file as a careful person does: it is there whole, and its time is another one."""
@@ -94,6 +96,7 @@ async def test_a_file_that_breaks_takes_its_vm_away_and_no_other(node: Node) -> 
     node.write("a.toml", "nonsense")
     assert await node.scan() == [2]
     assert (node.forgotten, node.registry.broken) == ([1], 1)
+    assert node.for_good is False, "its results stay: a slip of the pen is mended"
 
 
 async def test_a_broken_file_that_is_removed_is_not_counted_any_more(node: Node) -> None:
@@ -110,6 +113,7 @@ async def test_a_removed_file_takes_its_vm_away(node: Node) -> None:
     (node.folder / "a.toml").unlink()
     assert await node.scan() == []
     assert node.forgotten == [1]
+    assert node.for_good is True
     assert node.registry.find(1) is None
 
 
@@ -119,6 +123,7 @@ async def test_a_renamed_file_keeps_its_vm(node: Node) -> None:
     (node.folder / "a.toml").rename(node.folder / "b.toml")
     assert await node.scan() == [1]
     assert node.registry.broken == 0
+    assert node.for_good is False, "it keeps its results too"
 
 
 async def test_a_changed_file_changes_the_vm_and_an_unchanged_one_leaves_it_alone(node: Node) -> None:

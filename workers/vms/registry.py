@@ -32,7 +32,7 @@ class Registry:
         settings: WorkerSettings,
         *,
         publish: Callable[[VmRecord], Awaitable[None]],
-        forget: Callable[[int], Awaitable[None]],
+        forget: Callable[[int, bool], Awaitable[None]],
         guest_gone: Callable[[int, str], None],
         history: History | None = None,
         look_at_snapshots: Callable[[Vm], Awaitable[None]] | None = None,
@@ -42,7 +42,8 @@ class Registry:
         Args:
             settings: The worker's.
             publish: Takes every new state of a VM.
-            forget: Told when this node no longer carries a VM.
+            forget: Told when this node no longer carries a VM, and whether that is for good: its file is gone or is
+                another VM's, not just unreadable.
             guest_gone: Told when the system in a VM has ended, with the reason.
             history: As for ``Vm``.
             look_at_snapshots: As for ``Vm``.
@@ -89,11 +90,17 @@ class Registry:
     async def scan(self) -> None:
         """Look at the folder once and follow what it says now."""
         changed, removed = await asyncio.to_thread(self._find_changes)
+        found = await asyncio.to_thread(_load, changed)
+        described = {(each.vmid, each.account) for _, each in found if isinstance(each, VmDefinition)}
         for path in removed:
-            await self._drop(path)
-        await self._read(changed)
+            gone = self._definitions.get(path)
+            was_renamed = gone is not None and (gone.vmid, gone.account) in described
+            await self._drop(path, for_good=not was_renamed)
+        await self._take_all(found)
         if changed or removed:
-            await self._read(list(self._broken))  # the vmid that one of them waited for may be free now
+            await self._take_all(
+                await asyncio.to_thread(_load, list(self._broken))
+            )  # the vmid that one of them waited for may be free now
 
     async def close(self) -> None:
         """Stop following; the VMs themselves go on."""
@@ -112,16 +119,16 @@ class Registry:
         self._stamps = present
         return changed, removed
 
-    async def _read(self, paths: list[Path]) -> None:
-        for path, found in await asyncio.to_thread(_load, paths):
+    async def _take_all(self, found: "list[tuple[Path, VmDefinition | DefinitionError]]") -> None:
+        for path, each in found:
             try:
-                await self._take(path, self._insist_on_unique(path, found))
+                await self._take(path, self._insist_on_unique(path, each))
             except DefinitionError as exc:
                 await self._skip(path, str(exc))
 
     async def _skip(self, path: Path, reason: str) -> None:
         known = self._broken.get(path)
-        await self._drop(path)
+        await self._drop(path, for_good=False)
         self._broken[path] = reason
         if reason != known:
             _log.error("definition_skipped", extra={"file": path.name, "reason": reason})
@@ -152,12 +159,13 @@ class Registry:
             raise DefinitionError(f"{path.name}: vmid {found.vmid} is already taken by {other.name}")
         return found
 
-    async def _drop(self, path: Path, *, heir: VmDefinition | None = None) -> None:
-        """Follow the VM of a file no longer, and forget it with all that it has left, unless it is just described anew.
+    async def _drop(self, path: Path, *, heir: VmDefinition | None = None, for_good: bool = True) -> None:
+        """Follow the VM of a file no longer, and have it forgotten, unless it is just described anew.
 
         Args:
             path: The file.
             heir: What it says now.
+            for_good: Whether the VM is gone, and not just the sense of its file.
         """
         self._broken.pop(path, None)
         gone = self._definitions.pop(path, None)
@@ -167,7 +175,7 @@ class Registry:
         task.cancel()
         await asyncio.wait([task])
         if heir is None or (heir.vmid, heir.account) != (gone.vmid, gone.account):
-            await self._forget(gone.vmid)
+            await self._forget(gone.vmid, for_good)
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -239,9 +239,7 @@ class Vm:
             await monitor.close()
             self._tell()
 
-    async def _take_events(
-        self, monitor: Monitor, events: "asyncio.Queue[str]", ended: "asyncio.Task[None]"
-    ) -> None:
+    async def _take_events(self, monitor: Monitor, events: "asyncio.Queue[str]", ended: "asyncio.Task[None]") -> None:
         while not ended.done():
             taking = asyncio.create_task(events.get())
             try:

@@ -29,6 +29,8 @@ local old = redis.call('HMGET', vm, 'account', 'node')
 if old[2] ~= ARGV[2] then return 0 end
 redis.call('SREM', 'ownup:account:' .. old[1] .. ':vms', ARGV[1])
 redis.call('SREM', 'ownup:vms', ARGV[1])
+redis.call('DEL', vm, vm .. ':pid')
+if ARGV[3] ~= '1' then return 1 end
 for i, id in ipairs(redis.call('ZRANGE', vm .. ':commands', 0, -1)) do
   local cmd = 'ownup:cmd:' .. id
   if redis.call('HEXISTS', cmd, 'ended_at') == 1 then
@@ -41,7 +43,7 @@ end
 for i, id in ipairs(redis.call('SMEMBERS', vm .. ':open')) do
   if redis.call('EXISTS', 'ownup:cmd:' .. id) == 1 then redis.call('HSET', 'ownup:cmd:' .. id, 'vm_gone', '1') end
 end
-return redis.call('DEL', vm, vm .. ':pid')
+return 1
 """
 """What has not ended yet is forgotten when it ends, unless its VM has come back by then (``_PUBLISH``)."""
 
@@ -120,12 +122,15 @@ def publish(vm: Vm) -> Call[str | None]:
     return script(_PUBLISH, vm.vmid, vm.account, vm.node, flat(encode(vm)), load=load_name)
 
 
-def remove(vmid: int, node: str) -> Call[None]:
-    """Forget a VM and its commands with their output, if this node is the one that carries it.
+def remove(vmid: int, node: str, *, with_results: bool = True) -> Call[None]:
+    """Forget a VM, if this node is the one that carries it.
 
-    Those that have not ended are forgotten at their end.
+    Args:
+        vmid: The VM.
+        node: The node.
+        with_results: Whether its commands are forgotten too, with their output: those under way when they end.
     """
-    return script(_REMOVE, vmid, node, load=nothing)
+    return script(_REMOVE, vmid, node, int(with_results), load=nothing)
 
 
 def read(vmid: int, sight: Sight = EVERYTHING) -> Call[VmView | None]:
