@@ -158,7 +158,7 @@ def uids_of(pid: int) -> list[int]:
     return [int(uid) for line in lines if line.startswith("Uid:") for uid in line.split()[1:]]
 
 
-@pytest.mark.xfail(reason="passes in one checkout and not in another: its agent is never available there; not found why")
+@pytest.mark.xfail(reason="not in every checkout: there the agent is never available; cause unknown")
 def test_a_worker_without_roots_rights_does_its_work(root: list[str]) -> None:
     assert root == [], "this one needs root itself: a file changes its owner"
     with tempfile.TemporaryDirectory(prefix="ownup") as name, GuardedRedis(Path(name) / "redis") as server:
