@@ -202,7 +202,7 @@ class Customer:
         """Read a VM."""
         return self.store.run(vms.read(vmid))
 
-    def wait_available(self, vmid: int, timeout_s: float = 45) -> None:
+    def wait_available(self, vmid: int, timeout_s: float = 15) -> None:
         """Wait until commands can be run in a VM."""
 
         def available() -> bool:
