@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.limits import HIGH_LIMITS
 from tests.faults.peers import Worker, fake_agents, in_ms, real_agent, running, until
 
 PASSWORD = "correct-horse"
@@ -124,7 +125,7 @@ def api(folder):
         f"bind {REDIS_ADDRESS}\nport 6379\nrequirepass {PASSWORD}\nappendonly yes\nappendfsync always\ndir {folder}\n"
     )
     binaries, web_socket = Path(sys.executable).parent, folder / "web.sock"
-    environ = {**os.environ, "REDIS_URL": REDIS_URL, "WEB_PROCESSES": "1"}
+    environ = {**os.environ, **HIGH_LIMITS, "REDIS_URL": REDIS_URL, "WEB_PROCESSES": "1"}
     gunicorn = [binaries / "gunicorn", "--config", "python:app.serving", "--bind", f"unix:{web_socket}", "app.wsgi:app"]
     host = inside("own-a")
     with contextlib.ExitStack() as stack:

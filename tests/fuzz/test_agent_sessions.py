@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from app.core.errors import AgentError
 from lab.fake_agent import FakeAgent
 from lab.fake_agent.exchange import Behaviour, Exchange, Honest
+from tests.fuzz.asking import PATIENCE_S, outcome_of
 from tests.fuzz.budget import PATIENT, Tally, examples
 from tests.fuzz.json_text import CHANGES, HONEST, TEXTS, Change
 from workers.qga import guest_file, settings, wire
@@ -28,8 +29,6 @@ pytestmark = PATIENT
 
 TIMEOUT_S = 0.05
 """For each question; most of what is sent here is no answer."""
-PATIENCE_S = 5.0
-"""For an await that has to end within a tenth of a second or two, on a machine that does other things besides."""
 AT_ONCE = 10
 """So many guests of which each has an agent of its own: there is much to wait for."""
 
@@ -147,17 +146,6 @@ CALLS: list[Callable[[Channel], Awaitable[Any]]] = [
 ]  # fmt: skip
 
 
-async def outcome_of(asked: Awaitable[Any]) -> str:
-    """Await something in time; tell what came of it. Any error that isn't one of ours is a defect."""
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await asked
-    except AgentError as exc:
-        assert len(str(exc)) < 2000  # noqa: PT017 - what is raised is what is tested
-        return type(exc).__name__
-    return "answered"
-
-
 async def assert_well(agent: FakeAgent) -> None:
     """An agent that is honest again is used as if nothing had been."""
     agent.behaviour = Honest()
@@ -203,7 +191,7 @@ async def ask_through_channel(tally: Tally, path: Path, guest: Guest) -> None:
     async with FakeAgent(path, behaviour=ByName(guest.changes)) as agent:
         async with open_channel(path, TIMEOUT_S) as channel:
             for call in guest.calls:
-                tally.add(await outcome_of(call(channel)))
+                tally.add(await outcome_of(call(channel), AgentError))
         await assert_well(agent)
 
 
@@ -232,8 +220,8 @@ async def ask_in_session(tally: Tally, path: Path, plan: list[Change], *, at_onc
 
 async def _ask(session: Session, nth: int) -> str:
     if nth % 3 == 2:
-        return await outcome_of(session.tell("guest-ping", None, grace_s=TIMEOUT_S))
-    return await outcome_of(session.call("guest-info", None, timeout_s=TIMEOUT_S))
+        return await outcome_of(session.tell("guest-ping", None, grace_s=TIMEOUT_S), AgentError)
+    return await outcome_of(session.call("guest-info", None, timeout_s=TIMEOUT_S), AgentError)
 
 
 @examples(60, shrink=False)
@@ -258,7 +246,7 @@ async def ask_no_agent(tally: Tally, path: Path, change: Change) -> None:
         writer.close()
 
     async with await asyncio.start_unix_server(serve, path), open_channel(path, TIMEOUT_S) as channel:
-        outcome = await outcome_of(channel.open())
+        outcome = await outcome_of(channel.open(), AgentError)
     assert outcome in {"AgentProtocolError", "AgentUnavailableError"}
     tally.add(outcome)
 

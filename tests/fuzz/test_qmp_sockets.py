@@ -22,6 +22,7 @@ from app.core.errors import MonitorError
 from app.core.records import Vm as VmRecord
 from app.core.records import VmStatus
 from lab.fake_agent.json_stream import JsonStream
+from tests.fuzz.asking import PATIENCE_S, outcome_of
 from tests.fuzz.budget import PATIENT, Tally, examples
 from tests.fuzz.json_text import CHANGES, HONEST, TEXTS, Change
 from tests.fuzz.qemu import ANSWERS, EVENTS, GREETING
@@ -34,7 +35,6 @@ from workers.vms.vm import Vm
 pytestmark = PATIENT
 
 TIMEOUT_S = 0.1
-PATIENCE_S = 5.0
 AT_ONCE = 10
 MOST_ANSWERS = 50
 """After so many a mad QEMU hangs up, whether or not it was asked what it would have answered madly."""
@@ -163,27 +163,16 @@ TELLING = st.lists(
 QEMUS = st.builds(Qemu, CHANGED, st.just([]) | TELLING)
 
 
-async def outcome_of(asked: Awaitable[Any]) -> str:
-    """Await something in time; tell what came of it. Any error that isn't one of ours is a defect."""
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await asked
-    except MonitorError as exc:
-        assert len(str(exc)) < 2000  # noqa: PT017 - what is raised is what is tested
-        return type(exc).__name__
-    return "answered"
-
-
 # --- a monitor, and all that a worker asks through it -----------------------------------------------------------------
 
 
 async def ask(tally: Tally, path: Path, qemu: Qemu, calls: list[Callable[[Monitor], Awaitable[Any]]]) -> None:
     async with serving(qemu, path):
         monitor = Monitor(path, on_event=lambda _name, _data: tally.add("event"))
-        tally.add(await outcome_of(monitor.connect(TIMEOUT_S)))
+        tally.add(await outcome_of(monitor.connect(TIMEOUT_S), MonitorError))
         for call in calls if monitor.connected else []:
-            tally.add(await outcome_of(call(monitor)))
-        await outcome_of(monitor.close())
+            tally.add(await outcome_of(call(monitor), MonitorError))
+        await outcome_of(monitor.close(), MonitorError)
         qemu.changes, qemu.events = {}, []
         await monitor.connect(PATIENCE_S)
         assert await monitor.run_state() == "running"

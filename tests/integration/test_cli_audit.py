@@ -20,6 +20,8 @@ from tests.web import STATUS, Web
 
 OWNUP = Path(sys.executable).with_name("ownup")
 SECRET = "a secret"
+INTERRUPTIBLE = ("env", "--default-signal=INT")
+"""What a shell runs in the background ignores the signal of Ctrl-C, and all that it starts does so too."""
 
 
 @pytest.fixture
@@ -71,14 +73,20 @@ def test_tail_follows_what_comes_until_it_is_told_to_end(five: Web, redis_url: s
     shown = tmp_path / "shown"
     environ = os.environ | {"REDIS_URL": redis_url, "PYTHONUNBUFFERED": "1"}
     with shown.open("wb") as out:
-        following = subprocess.Popen([OWNUP, "audit", "tail", "-n", "1", "--follow"], env=environ, stdout=out)
+        following = subprocess.Popen(
+            [*INTERRUPTIBLE, OWNUP, "audit", "tail", "-n", "1", "--follow"], env=environ, stdout=out
+        )
     try:
         until(10, "it shows the last entry", lambda: len(shown.read_text().splitlines()) == 1)
         five.post(STATUS, json={"action": "stop"})
         until(10, "it shows what came", lambda: len(shown.read_text().splitlines()) == 2)
     finally:
         following.send_signal(signal.SIGINT)
-        following.wait(10)
+        try:
+            following.wait(10)
+        finally:
+            following.kill()
+            following.wait()
     assert [line.split("  ")[0] for line in shown.read_text().splitlines()] == ["5", "6"]
 
 
