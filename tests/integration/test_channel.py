@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import json
 import socket as sockets
 import subprocess
 import sys
@@ -369,6 +370,40 @@ async def test_a_socket_that_others_crowd_is_unavailable(folder):
 
 
 # --- agents that mean harm --------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def synced_once(path, last_words, *, turns):
+    """A far end that answers the sync and then, after some turns of the loop, says its last words and hangs up."""
+
+    async def serve(reader, writer):
+        with contextlib.suppress(ConnectionError):
+            request = json.loads((await reader.readuntil(b"}}")).lstrip(b"\xff"))
+            writer.write(b'\xff{"return": %d}\n' % request["arguments"]["id"])
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            writer.write(last_words)
+            writer.close()
+            await writer.wait_closed()
+
+    async with await asyncio.start_unix_server(serve, path):
+        yield
+
+
+@pytest.mark.parametrize("last_words", [b"", b"no reply\n"])
+async def test_an_agent_that_leaves_as_soon_as_it_is_in_sync_harms_nobody_else(folder, last_words):
+    """Whatever is left of such a connection must not hold the number of its socket: the next VM's gets the same one."""
+    path = folder / "early"
+    async with FakeAgent(folder / "agent"):
+        for turns in range(8):
+            async with synced_once(path, last_words, turns=turns):
+                for _ in range(3):
+                    with pytest.raises((AgentUnavailableError, AgentProtocolError, AgentSilentError)):
+                        await make_channel(path).call("guest-ping", timeout_s=2)
+            path.unlink()
+            honest = make_channel(folder / "agent")
+            await honest.open()
+            await honest.close()
 
 
 async def test_an_agent_that_breaks_the_protocol_again_is_left_alone_for_a_while(folder):

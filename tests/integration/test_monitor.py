@@ -366,6 +366,23 @@ async def test_an_endless_line_ends_the_connection(tmp_path: Path, events: Event
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\n{"return": {}}\n'
 
 
+@pytest.mark.parametrize("last_words", [b"", b"no answer\n"])
+async def test_a_qemu_that_leaves_as_soon_as_it_is_connected_leaves_nothing_behind(
+    tmp_path: Path, events: Events, last_words: bytes
+) -> None:
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING + last_words)
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_unix_server(serve, tmp_path / "1.qmp"):
+        for _ in range(5):
+            monitor = Monitor(tmp_path / "1.qmp", on_event=events.add)
+            with pytest.raises(MonitorError, match=r"closed the connection|is not QEMU's monitor"):
+                await monitor.connect(TIMEOUT_S)
+            assert not monitor.connected
+
+
 @pytest.mark.parametrize("reply", [{}, {"error": 1}, {"error": {"class": 1, "desc": "secret"}}])
 async def test_a_malformed_answer_is_told_without_repeating_it(
     tmp_path: Path, events: Events, reply: dict[str, Any]

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
 from qemu.qmp.message import Message
-from qemu.qmp.protocol import StateError
+from qemu.qmp.protocol import ConnectError, StateError
 from qemu.qmp.qmp_client import BadReplyError
 
 from app.core.errors import (
@@ -28,6 +28,7 @@ from app.core.errors import (
 )
 from workers.qga import wire
 from workers.qga.window import Window
+from workers.quiet_client import QuietClient
 
 _CHUNK_BYTES = 16 * 1024
 _CLOSE_TIMEOUT_S = 1.0
@@ -48,16 +49,15 @@ _silent.addHandler(logging.NullHandler())
 _silent.propagate = False
 
 
-class _AgentClient(QMPClient):
+class _AgentClient(QuietClient):
     """QMPClient for the far side of a virtio-serial port.
 
     Stock ids start at 0 for each client, so that a stale reply to an earlier client answers another call; ours start
-    with a random part. Stock logging prints whole messages; ours prints none.
+    with a random part.
     """
 
     def __init__(self, long_replies: asyncio.Semaphore) -> None:
-        super().__init__(readbuflen=wire.SMALL_REPLY_BYTES)
-        self.logger = _silent
+        super().__init__(_silent, readbuflen=wire.SMALL_REPLY_BYTES)
         self._long_replies = long_replies
         self._strays = 0
         self.long_calls = 0
@@ -130,12 +130,6 @@ class _AgentClient(QMPClient):
         if self._strays > _STRAYS_LIMIT:
             raise AgentProtocolError("the agent sends what nobody asked for")
 
-    def _cb_inbound(self, msg: Message) -> Message:
-        return msg
-
-    def _cb_outbound(self, msg: Message) -> Message:
-        return msg
-
 
 class Session:
     """A connection to an agent between two syncs. After any time-out it is closed and never used again."""
@@ -179,6 +173,8 @@ class Session:
             raise AgentUnavailableError("QEMU Guest Agent does not answer") from exc
         except (OSError, QMPError) as exc:
             sock.close()
+            if isinstance(exc, ConnectError) and isinstance(exc.exc, AgentProtocolError):
+                raise exc.exc from None
             raise AgentUnavailableError("the VM's agent socket was closed by the other side") from exc
         except BaseException:
             sock.close()

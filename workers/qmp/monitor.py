@@ -19,6 +19,7 @@ from qemu.qmp.protocol import ConnectError, StateError
 
 from app.core.errors import MonitorAbsentError, MonitorError, SocketTakenError
 from workers.qmp import process, replies
+from workers.quiet_client import QuietClient
 from workers.socket_lock import SocketLock
 
 REPLY_LIMIT_BYTES = 16 * 1024 * 1024
@@ -31,19 +32,12 @@ _silent = logging.getLogger("workers.qmp.silent")
 _silent.disabled = True
 
 
-class _MonitorClient(QMPClient):
-    """QMPClient that logs nothing and hands events on at once: the stock one keeps every event for ever."""
+class _MonitorClient(QuietClient):
+    """QMPClient that hands events on at once: the stock one keeps every event for ever."""
 
     def __init__(self, on_event: OnEvent) -> None:
-        super().__init__(readbuflen=REPLY_LIMIT_BYTES)
-        self.logger = _silent  # after __init__, which sets its own
+        super().__init__(_silent, readbuflen=REPLY_LIMIT_BYTES)
         self._on_event = on_event
-
-    def _cb_inbound(self, msg: Message) -> Message:
-        return msg
-
-    def _cb_outbound(self, msg: Message) -> Message:
-        return msg
 
     async def _on_message(self, msg: Message) -> None:
         await asyncio.sleep(0)  # a flood that is there already is received without giving way to anybody
