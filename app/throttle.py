@@ -172,13 +172,20 @@ class _Leases:
             cost = lease.share if takes_share else 1
         if refusal:
             raise refusal.error()
+        if not takes_share:
+            self._ask(lease, key_id, 1)
+            return
         try:
-            self._ask(lease, key_id, cost)
+            taken = self._ask(lease, key_id, cost)
+            lease.share = min(2 * taken, self._largest_share) if taken == cost else 1
         finally:
-            lease.is_asking &= not takes_share
+            lease.is_asking = False
 
-    def _ask(self, lease: _Lease, key_id: str, cost: int) -> None:
-        """Take a share and spend one of it. Each is twice as large as the one before, so no more than what was spent.
+    def _ask(self, lease: _Lease, key_id: str, cost: int) -> int:
+        """Take so much and spend one of it. Each share is twice as large as the one before: no more than was spent.
+
+        Returns:
+            How much was taken: so much, or one.
 
         Raises:
             RateLimitedError: Not even one is left.
@@ -188,8 +195,8 @@ class _Leases:
             raise self._refuse(lease, key_id).error()
         with self._lock:
             lease.left += taken - 1
-            lease.share = min(2 * taken, self._largest_share) if taken == cost else 1
             lease.until_s = self._time_s() + self._period_s
+        return taken
 
     def _take(self, key_id: str, cost: int) -> int:
         """Take so much, or else one, or nothing."""

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
+from limits import RateLimitItem
 
 from app.core.env import load
 from app.core.errors import RateLimitedError, StoreUnavailableError
@@ -16,6 +17,7 @@ from app.rates import Rates
 from app.settings import WebSettings
 from app.throttle import RouteClass, Tally, Throttle
 from tests.conftest import RedisServer
+from tests.e2e.conftest import until
 
 KEY = "0123456789abcdef"
 
@@ -97,6 +99,40 @@ def test_redis_is_asked_once_for_many_requests(client: redis.Redis):
     assert all(is_let_through(throttle) for _ in range(2000))
     asked = scripts_run(client) - before
     assert asked <= 6 + 2000 / 60 + 2
+
+
+class HeldTally(Tally):
+    """Notes what is taken; once it is told so, each one's taking goes on when it may."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        super().__init__(client)
+        self.costs: list[int] = []
+        self.may_go_on: dict[bool, threading.Event] = {}
+
+    def take(self, limit: RateLimitItem, *whose: str, cost: int = 1) -> bool:
+        self.costs.append(cost)
+        if self.may_go_on:
+            assert self.may_go_on[cost > 1].wait(5)
+        return super().take(limit, *whose, cost=cost)
+
+
+def test_who_asks_beside_the_one_that_takes_a_share_does_not_make_the_next_one_small(client: redis.Redis):
+    tally = HeldTally(client)
+    throttle = Throttle(tally, {name: Rates.parse("600000/minute") for name in RouteClass}, time_s=Clock())
+    for _ in range(1 + 2 + 4 + 8):
+        throttle.spend(KEY, RouteClass.READS)
+    tally.may_go_on = {True: threading.Event(), False: threading.Event()}
+    with ThreadPoolExecutor(2) as pool:
+        taker = pool.submit(throttle.spend, KEY, RouteClass.READS)
+        until(5, "it takes a share", lambda: tally.costs[-1] == 16)
+        other = pool.submit(throttle.spend, KEY, RouteClass.READS)
+        until(5, "the other one takes one", lambda: tally.costs[-1] == 1)
+        for each in (taker, other):
+            tally.may_go_on[each is taker].set()
+            each.result(5)
+    for _ in range(16):
+        throttle.spend(KEY, RouteClass.READS)
+    assert tally.costs == [1, 2, 4, 8, 16, 1, 32]
 
 
 def test_what_was_asked_for_once_takes_no_more_than_one(client: redis.Redis):
