@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 LINGER_S = 2.0
 """How long the client may take to close its end, so that it gets all of an answer though it goes on sending."""
 
+LEFT_TO_OTHERS_S = 0.001
+"""After the first connection of a burst the next one is left to the other processes so long: until they are awake.
+
+Otherwise whoever wakes first takes all of them, and kept connections stay where they are.
+"""
+BURST_S = 0.01
+"""Connections that come at shorter intervals belong together."""
+
 _IGNORED_LIMIT_BYTES = 2 * 1024 * 1024
 """Of a body that nobody reads: so much is received, so that the connection can be used again or closed well."""
 _PASSING = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EPROTO, errno.EPERM})
@@ -47,6 +55,18 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lingering: deque[Connection] = deque()
+        self._accepted_s = self._accept_again_s = 0.0
+
+    # --- a connection comes -------------------------------------------------------------------------------------------
+
+    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's method
+        """Take new connections or leave them alone, which is asked for at every turn of the loop."""
+        super().set_accept_enabled(enabled and time.monotonic() >= self._accept_again_s)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Do one turn of the loop; no longer than others are given the next connection."""
+        left_s = self._accept_again_s - time.monotonic()
+        super().wait_for_and_dispatch_events(min(timeout, left_s) if left_s > 0 else timeout)
 
     # --- a request comes ----------------------------------------------------------------------------------------------
 
@@ -58,6 +78,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
             self._not_accepted(exc)
             return
         self.nr_conns += 1
+        self._leave_next_to_others()
         self._begin(Connection(self.cfg, ClientSocket(accepted, self.stall_s), client, listener.getsockname()))
 
     def on_client_socket_readable(self, conn: Connection, client: ClientSocket) -> None:
@@ -82,6 +103,13 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         """Let a thread serve a request."""
         conn.sock.begin()
         super().enqueue_req(conn)
+
+    def _leave_next_to_others(self) -> None:
+        now_s = time.monotonic()
+        if self.cfg.workers > 1 and now_s - self._accepted_s > BURST_S:
+            self._accept_again_s = now_s + LEFT_TO_OTHERS_S
+            self.set_accept_enabled(False)
+        self._accepted_s = now_s
 
     def _not_accepted(self, exc: OSError) -> None:
         """Go on; where there is no room for one more connection, with those that there are, until there is."""

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from gunicorn.config import Config  # type: ignore[import-untyped]
 
+from app.slow_clients import PatientWorker
 from tests.web import EXEC, Web
 
 ROOT = Path(__file__).parents[2]
@@ -310,3 +312,55 @@ def test_requests_that_come_in_pieces_or_all_at_once_are_served(server: Server):
 def test_no_answer_names_a_version(server: Server):
     heads = [server.ask(sent).partition(b"\r\n\r\n")[0] for sent in (b"GET /healthz HTTP/1.0\r\n\r\n", b"x\r\n\r\n")]
     assert not [head for head in heads if re.search(rb"(?i)^(server|x-powered-by|via):.*[0-9]", head, re.MULTILINE)]
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+@contextlib.contextmanager
+def process_of(processes: int, listener: socket.socket) -> Iterator[PatientWorker]:
+    """One of so many web processes, whose loop is turned by hand."""
+    config = Config()
+    config.set("workers", processes)
+    worker = PatientWorker(1, os.getpid(), [listener], None, 30, config, None)
+    with selectors.DefaultSelector() as worker.poller:
+        yield worker
+        for conn in worker.pending_conns:
+            conn.close()
+        worker.tmp.close()
+
+
+def turn(worker: PatientWorker) -> float:
+    """Turn the loop once as gunicorn does; tell how long it took."""
+    began_s = time.monotonic()
+    worker.set_accept_enabled(True)
+    worker.wait_for_and_dispatch_events(1.0)
+    return time.monotonic() - began_s
+
+
+def test_the_next_connection_of_a_burst_is_left_to_the_other_processes(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.slow_clients.LEFT_TO_OTHERS_S", 0.3)
+    monkeypatch.setattr("app.slow_clients.BURST_S", 30)
+    with contextlib.ExitStack() as clients, process_of(2, listener) as worker:
+        for _ in range(4):
+            clients.enter_context(socket.create_connection(listener.getsockname(), 5))
+        turn(worker)
+        assert worker.nr_conns == 1
+        assert turn(worker) < 0.9
+        assert worker.nr_conns == 1
+        for expected in (2, 3, 4):  # nobody else has taken them
+            turn(worker)
+            assert worker.nr_conns == expected
+
+
+def test_a_process_that_is_alone_leaves_nothing_to_others(listener: socket.socket) -> None:
+    with contextlib.ExitStack() as clients, process_of(1, listener) as worker:
+        for expected in (1, 2, 3):
+            clients.enter_context(socket.create_connection(listener.getsockname(), 5))
+            turn(worker)
+            assert worker.nr_conns == expected
