@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 
 import redis
-from flask import Flask
+from flask import Flask, Request
+from flask.sessions import NullSession, SessionInterface
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -139,8 +140,19 @@ class _SyncFlask(Flask):
         return func
 
 
+class _NoSessions(SessionInterface):
+    """No request has a session: keys come with each of them, cookies never."""
+
+    _none = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:  # noqa: ARG002 - Flask's method
+        """Give the session that nothing can be kept in."""
+        return self._none
+
+
 def _flask_app(services: Services) -> Flask:
     app = _SyncFlask("app", static_folder=None)
+    app.session_interface = _NoSessions()
     app.json = CompactJson(app)
     app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes
     app.url_map.merge_slashes = False  # a redirect would be an answer without the face's body

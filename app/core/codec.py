@@ -30,7 +30,12 @@ def decode(kind: type[Record], fields: Mapping[bytes, bytes]) -> Record:
 
 
 def _shallow(record: Any) -> dict[str, Any]:
-    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    return {name: getattr(record, name) for name in _names(cast("Any", type(record)))}
+
+
+@functools.cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def _encode_value(value: Any) -> str:
@@ -38,7 +43,7 @@ def _encode_value(value: Any) -> str:
         return "1" if value else "0"
     if isinstance(value, datetime):
         return repr(value.timestamp())
-    if isinstance(value, str):
+    if isinstance(value, str | int):
         return str(value)
     return json.dumps(value, separators=(",", ":"))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
+import orjson
 import redis
 import redis.asyncio
 import redis.exceptions
@@ -204,8 +205,11 @@ def flat(fields: Mapping[str, str]) -> str:
 
     Half a surrogate pair, which a guest's words may hold and UTF-8 can't, becomes ``?``.
     """
-    text = json.dumps([part for pair in fields.items() for part in pair], ensure_ascii=False)
-    return text.encode(errors="replace").decode()
+    parts = [part for pair in fields.items() for part in pair]
+    try:
+        return orjson.dumps(parts).decode()
+    except TypeError:
+        return json.dumps(parts, ensure_ascii=False).encode(errors="replace").decode()
 
 
 def pairs(reply: Any) -> Mapping[bytes, bytes]:

@@ -1,5 +1,6 @@
 """Commands in the store: created by the web half, moved by the worker, read by both."""
 
+import functools
 import json
 import secrets
 import sys
@@ -403,13 +404,16 @@ def _move(
     out: bytes = b"",
     err: bytes = b"",
 ) -> Call[None]:
-    legal = {present.value: True for present, following in COMMAND_MOVES.items() if wanted in following}
-
     def load(reply: Any) -> None:
         if reply != 1:
             raise IllegalMoveError(command_id, reply.decode() if reply else "gone", wanted)
 
-    return script(_MOVE, command_id, json.dumps(legal), flat(encode(fields)), ttl_s, out, err, load=load)
+    return script(_MOVE, command_id, _legal_before(wanted), flat(encode(fields)), ttl_s, out, err, load=load)
+
+
+@functools.cache
+def _legal_before(wanted: CommandState) -> str:
+    return json.dumps({present.value: True for present, following in COMMAND_MOVES.items() if wanted in following})
 
 
 def _pack(output: bytes) -> bytes:
