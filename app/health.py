@@ -3,8 +3,9 @@
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, g, request
 
+from app.api.requires import by_key, count
 from app.core.errors import StoreUnavailableError
 from app.core.records import Node
 from app.core.store import nodes
@@ -21,19 +22,33 @@ def healthz() -> dict[str, Any]:
 
 @blueprint.get("/readyz")
 def readyz() -> tuple[dict[str, Any], HTTPStatus]:
-    """Tell whether Redis answers and at least one node listens."""
+    """Tell whether Redis answers and at least one node listens; an operator is told which.
+
+    Raises:
+        UnauthorizedError: There is an API key, and it doesn't count.
+    """
     try:
         alive = services().store.run(nodes.list_alive())
+        shown = alive if _asks_operator() else None
     except StoreUnavailableError:
-        return _answer(redis=False, alive=(), missing=["redis"])
-    return _answer(redis=True, alive=alive, missing=[] if alive else ["node"])
+        return _answer(redis=False, missing=["redis"])
+    return _answer(redis=True, missing=[] if alive else ["node"], shown=shown)
 
 
-def _answer(*, redis: bool, alive: tuple[Node, ...], missing: list[str]) -> tuple[dict[str, Any], HTTPStatus]:
-    body = {
-        "status": "unavailable" if missing else "ready",
-        "redis": redis,
-        "nodes": [{"name": node.name, "vms": node.vms, "brokenDefinitions": node.broken_definitions} for node in alive],
-        "missing": missing,
-    }
+def _asks_operator() -> bool:
+    if not any(name in request.headers for name in ("X-API-Key", "Authorization")):
+        return False
+    principal = g.principal = by_key()
+    count(principal)
+    return principal.is_operator
+
+
+def _answer(
+    *, redis: bool, missing: list[str], shown: tuple[Node, ...] | None = None
+) -> tuple[dict[str, Any], HTTPStatus]:
+    body: dict[str, Any] = {"status": "unavailable" if missing else "ready", "redis": redis, "missing": missing}
+    if shown is not None:
+        body["nodes"] = [
+            {"name": node.name, "vms": node.vms, "brokenDefinitions": node.broken_definitions} for node in shown
+        ]
     return body, HTTPStatus.SERVICE_UNAVAILABLE if missing else HTTPStatus.OK

@@ -121,7 +121,9 @@ class RequestParser(FlaskParser):
 def _problems(by_field: Mapping[str, Any], *within: str) -> Iterator[Problem]:
     """Flatten ``{field: [message, …]}``; what stands for a list are the fields of that field."""
     for name, found in by_field.items():
-        if isinstance(found, Mapping):
+        if name == marshmallow.exceptions.SCHEMA and within:  # what is wrong is the whole of what should have fields
+            yield from _problems({within[-1]: found}, *within[:-1])
+        elif isinstance(found, Mapping):
             yield from _problems(found, *within, str(name))  # the fields of a list are its indices
         else:
             yield from (Problem(str(name), message, within=within) for message in found)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
+from app.core.store import Store, nodes
 from tests.e2e.conftest import SHUTDOWN_TIMEOUT_S, Client, Stack, until
 
 pytestmark = pytest.mark.timeout(240)  # one of the tests also waits for the stack to start, one for its end
@@ -48,10 +50,10 @@ def listed(client: Client) -> list[int]:
     return [vm["vmid"] for vm in client.read("/api/vm")]
 
 
-def broken_definitions(client: Client) -> int:
-    [node] = client.get("/readyz").json()["nodes"]
-    count: int = node["brokenDefinitions"]
-    return count
+def broken_definitions(stack: Stack) -> int:
+    with redis.Redis.from_url(stack.redis_url) as operators:
+        [node] = Store(operators).run(nodes.list_alive())
+    return node.broken_definitions
 
 
 def is_in_order(seen: list[dict[str, Any]]) -> bool:
@@ -164,11 +166,13 @@ def test_a_start_that_fails_says_so_in_qemus_own_words(client: Client, vm_dir: P
     assert client.status(10900)["status"] == "stopped"
 
 
-def test_a_broken_definition_is_skipped_and_the_others_go_on(client: Client, vmid: int, vm_dir: Path) -> None:
+def test_a_broken_definition_is_skipped_and_the_others_go_on(
+    stack: Stack, client: Client, vmid: int, vm_dir: Path
+) -> None:
     pid = client.start(vmid, "while [ ! -e /tmp/go ]; do sleep 0.05; done; rm /tmp/go; echo went on")
     (vm_dir / "broken.toml").write_text("vmid = 10901\nname = ")
     (vm_dir / "twice.toml").write_text(definition(vmid, extra_args=[]))
-    until(10, "both are reported", lambda: broken_definitions(client) == 2)
+    until(10, "both are reported", lambda: broken_definitions(stack) == 2)
     (vm_dir / "fine.toml").write_text(definition(10902, extra_args=[]))
     until(10, "a good one is still found", lambda: 10902 in listed(client))
     client.output(vmid, "touch /tmp/go")

@@ -100,6 +100,14 @@ class TestLogIn:
     def test_body_that_is_no_login(self, cloud: Cloud, body: object):
         assert_fault(cloud.log_in(body), 400, "error")
 
+    @pytest.mark.parametrize(
+        ("body", "field"), [({"auth": 1}, "auth"), ({"auth": {"identity": [], "scope": "unscoped"}}, "identity")]
+    )
+    def test_what_should_have_fields_is_named(self, cloud: Cloud, body: object, field: str):
+        message = cloud.log_in(body).json["error"]["message"]
+        assert field in message
+        assert "_schema" not in message
+
 
 class TestToken:
     def test_it_counts_like_its_key(self, web: Web):

@@ -186,24 +186,27 @@ class TestHealth:
         assert web.http.get("/healthz").json == {"status": "ok"}
         response = web.http.get("/readyz")
         assert response.status_code == 200
-        assert response.json == {
-            "status": "ready",
-            "redis": True,
-            "nodes": [{"name": "node-1", "vms": 1, "brokenDefinitions": 0}],
-            "missing": [],
-        }
+        assert response.json == {"status": "ready", "redis": True, "missing": []}
+
+    def test_nodes_are_named_to_operators_only(self, web: Web):
+        told = web.get("/readyz", web.make_key(Scope.ADMIN))
+        assert told.json["nodes"] == [{"name": "node-1", "vms": 1, "brokenDefinitions": 0}]
+        assert "nodes" not in web.get("/readyz").json
+        refused = web.get("/readyz", f"ownup_0123456789abcdef_{'x' * 43}")
+        assert (refused.status_code, refused.json["code"]) == (401, "UNAUTHORIZED")
 
     def test_no_node_listens(self, web: Web):
         web.client.delete("ownup:node:node-1")
         response = web.http.get("/readyz")
         assert response.status_code == 503
-        assert response.json == {"status": "unavailable", "redis": True, "nodes": [], "missing": ["node"]}
+        assert response.json == {"status": "unavailable", "redis": True, "missing": ["node"]}
+        assert web.get("/readyz", web.make_key(Scope.ADMIN)).json["nodes"] == []
 
     def test_redis_is_away(self):
         web = Web("unix:///nowhere/redis.sock")
         response = web.http.get("/readyz")
         assert response.status_code == 503
-        assert response.json == {"status": "unavailable", "redis": False, "nodes": [], "missing": ["redis"]}
+        assert response.json == {"status": "unavailable", "redis": False, "missing": ["redis"]}
         assert web.http.get("/healthz").status_code == 200
         web.close()
 
