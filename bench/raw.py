@@ -5,13 +5,14 @@ none at all it takes the processor from the very command it waits for. It notice
 """
 
 import asyncio
-import base64
 import json
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+
+import pybase64
 
 from lab import LabError
 from workers.commands.shell import linux_program
@@ -130,4 +131,4 @@ def _load(line: bytes) -> Any:
 
 
 def _outcome(status: Any) -> Outcome:
-    return Outcome(status.get("exitcode", -1), base64.b64decode(status.get("out-data", "")))
+    return Outcome(status.get("exitcode", -1), pybase64.b64decode(status.get("out-data", "")))

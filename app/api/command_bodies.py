@@ -3,8 +3,9 @@
 How each field is spelt is the face's business. Knows no store.
 """
 
-import base64
 from typing import Any
+
+import pybase64
 
 from app.core.records import Command, CommandState
 from app.inventory import VmView
@@ -68,7 +69,7 @@ def _end(command: Command) -> dict[str, int]:
 
 def text_of(output: bytes, encoding: str | None) -> str:
     """Write output: its bytes in base64 where that was asked for, else as the UTF-8 that it mostly is."""
-    return base64.b64encode(output).decode() if encoding == "base64" else output.decode(errors="replace")
+    return pybase64.b64encode_as_string(output) if encoding == "base64" else output.decode(errors="replace")
 
 
 def exit_code(command: Command) -> int:

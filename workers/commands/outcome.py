@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 from app.core import store
@@ -68,7 +68,7 @@ class Outcomes:
                 raise
         self._spool.remove_start(command_id)
 
-    async def end(self, command_id: str, end: CommandEnd, *, after: Awaitable[None] | None = None) -> None:
+    async def end(self, command_id: str, end: CommandEnd, *, after: "asyncio.Future[None] | None" = None) -> None:
         """Record the end of a command, through the spool; with Redis away it is delivered later.
 
         Args:
@@ -84,11 +84,13 @@ class Outcomes:
             self._spool.put(command_id, end)
         _log.info("command_ended", extra={"command_id": command_id, "state": end.state, "exit_code": end.exit_code})
         calls = None if large else [store.commands.end(command_id, end, ttl_s=self._ttl_s)]
+        is_its_turn = large and not self._large.locked() and (after is None or after.done())
+        at_hand = end if is_its_turn else None
         del end  # a large one is let go until it is its turn: many that wait must not fill the memory
         if after is not None:
             await after
         try:
-            await (self._deliver(command_id, calls) if calls else self._deliver_spooled(command_id))
+            await (self._deliver(command_id, calls) if calls else self._deliver_large(command_id, at_hand))
         except StoreUnavailableError:
             self._left.set()
 
@@ -103,7 +105,7 @@ class Outcomes:
                 await self._store.run(store.commands.start(command_id, start))
             self._spool.remove_start(command_id)
         for command_id in await asyncio.to_thread(self._spool.ids):
-            await self._deliver_spooled(command_id)
+            await self._deliver_large(command_id, None)
 
     async def deliver_later(self) -> None:
         """Deliver, until cancelled, what could not be delivered at once."""
@@ -117,9 +119,10 @@ class Outcomes:
                 self._left.set()
                 await asyncio.sleep(_LONGEST_PAUSE_S / 2)
 
-    async def _deliver_spooled(self, command_id: str) -> None:
+    async def _deliver_large(self, command_id: str, at_hand: CommandEnd | None) -> None:
+        """Deliver a result that may be large, when it is its turn; out of the spool, unless it is at hand."""
         async with self._large:
-            end = await asyncio.to_thread(self._spool.get, command_id)
+            end = at_hand or await asyncio.to_thread(self._spool.get, command_id)
             if end is not None:
                 calls = await asyncio.to_thread(store.commands.end_in_parts, command_id, end, ttl_s=self._ttl_s)
                 await self._deliver(command_id, calls)

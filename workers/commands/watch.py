@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -80,7 +80,7 @@ class Watcher:
         """Tell whether a command is being followed."""
         return command_id in self._follows
 
-    def watch(self, running: Running, guest: Guest, *, recorded: Awaitable[None] | None = None) -> None:
+    def watch(self, running: Running, guest: Guest, *, recorded: "asyncio.Future[None] | None" = None) -> None:
         """Follow a command to its end; the first poll goes out at once.
 
         Args:
@@ -131,7 +131,7 @@ class Watcher:
             if (other.vmid, other.pid) == (running.vmid, running.pid) and other.command_id != running.command_id:
                 follow.lose("the guest gave its process id to another command")
 
-    async def _see_to_end(self, follow: "_Follow", recorded: Awaitable[None] | None) -> None:
+    async def _see_to_end(self, follow: "_Follow", recorded: "asyncio.Future[None] | None") -> None:
         # The end is handed over, not kept here: it may be megabytes.
         await self._outcomes.end(follow.running.command_id, await self._find_end(follow), after=recorded)
 

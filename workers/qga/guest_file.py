@@ -4,11 +4,12 @@ Source: QEMU Guest Agent Protocol Reference, guest-file-open and its kin. A hand
 used twice by an agent, so that one which was left open can be closed through a later session.
 """
 
-import base64
 import binascii
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
+
+import pybase64
 
 from app.core.errors import AgentError, AgentProtocolError, AgentRefusedError
 from workers.qga.channel import Channel
@@ -49,7 +50,7 @@ class GuestFile:
             AgentProtocolError: The agent took only a part.
             AgentError: As ``Channel.call`` says.
         """
-        reply = await self._call("guest-file-write", **{"buf-b64": base64.b64encode(data).decode()})
+        reply = await self._call("guest-file-write", **{"buf-b64": pybase64.b64encode_as_string(data)})
         if _number(reply, "count") != len(data):
             raise AgentProtocolError("the guest took only a part of what was to be written")
 
@@ -116,5 +117,5 @@ def _number(reply: Any, name: str) -> int:
 def _data(reply: Any) -> bytes:
     _number(reply, "count")
     with contextlib.suppress(binascii.Error, TypeError, ValueError):
-        return base64.b64decode(reply.get("buf-b64", ""), validate=True)
+        return pybase64.b64decode(reply.get("buf-b64", ""), validate=True)
     raise AgentProtocolError("the agent's buf-b64 is not base64")

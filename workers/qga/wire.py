@@ -4,7 +4,6 @@ Source: QEMU Guest Agent Protocol Reference (qemu-ga-ref), guest-sync-delimited,
 guest-info; what is marked *measured* was seen on qemu-ga 7.2.
 """
 
-import base64
 import binascii
 import contextlib
 import json
@@ -13,6 +12,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import pybase64
 
 from app.core.errors import AgentProtocolError
 
@@ -192,7 +193,7 @@ def dump_exec(
     if env is not None:
         arguments["env"] = [f"{name}={value}" for name, value in env.items()]
     if stdin is not None:
-        arguments["input-data"] = base64.b64encode(stdin).decode()
+        arguments["input-data"] = pybase64.b64encode_as_string(stdin)
     return arguments
 
 
@@ -275,7 +276,7 @@ def _take_data(reply: dict[str, Any], name: str) -> bytes:
     """
     text = reply.pop(name, "")
     with contextlib.suppress(binascii.Error, TypeError, ValueError):
-        return base64.b64decode(text[:_STREAM_LIMIT_CHARS], validate=True)
+        return pybase64.b64decode(text[:_STREAM_LIMIT_CHARS], validate=True)
     del text
     raise AgentProtocolError(f"the agent's {name} is not base64")
 
