@@ -8,7 +8,6 @@ The entries of the audit trail are lines of JSON among them, whatever the least 
 
 import json
 import logging
-import os
 import re
 import sys
 import time
@@ -49,26 +48,6 @@ class AuditFormatter(logging.Formatter):
         return json.dumps({"event": record.getMessage(), **entry}, separators=(",", ":"), default=str)
 
 
-class _LineHandler(logging.Handler):
-    """Writes each line to standard error at once, and by itself: no thread waits for another one's line.
-
-    Source: write(2) and pipe(7): lines up to ``PIPE_BUF`` bytes, 4096 on Linux, don't get mixed up.
-    """
-
-    def createLock(self) -> None:  # noqa: N802 - logging's own name; without a lock it takes none
-        """Do without a lock."""
-        self.lock = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
-        try:
-            line = f"{self.format(record)}\n".encode(errors="backslashreplace")
-            while line:
-                line = line[os.write(sys.stderr.fileno(), line) :]
-        except Exception:  # noqa: BLE001 - what can't be logged must not break what is logged
-            self.handleError(record)
-
-
 def _quoted(value: object) -> str:
     text = str(value)
     if text and text.isprintable() and not _QUOTED.search(text):
@@ -86,13 +65,13 @@ def configure(level: str) -> None:
     # Source: Python's logging HOWTO, Optimization: what no line shows need not be found out for each.
     logging._srcfile = None  # noqa: SLF001 - the documented way
     logging.logThreads = logging.logMultiprocessing = False  # processes stay: gunicorn's own lines begin with theirs
-    handler = _LineHandler()
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogfmtFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in _OWN:
         logging.getLogger(name).setLevel(level)
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.INFO))
-    audit_handler = _LineHandler()
+    audit_handler = logging.StreamHandler(sys.stderr)
     audit_handler.setFormatter(AuditFormatter())
     trail = logging.getLogger(AUDIT)
     trail.handlers, trail.propagate = [audit_handler], False
