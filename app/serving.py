@@ -7,11 +7,12 @@ import os
 import sys
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 
+from app import cpu_affinity
 from app.core.env import load
 from app.core.redis_url import insist_on_access
 from app.core.secrecy import forbid_core_files
 from app.order import LONGEST_WAIT_S
-from app.settings import WebSettings
+from app.settings import Switch, WebSettings
 from app.slow_clients import PatientWorker
 
 _SETTINGS = load(WebSettings, os.environ)
@@ -58,3 +59,5 @@ control_socket_disable = True  # it would be made outside of what OwnUp is told 
 accesslog = None  # the application logs each request itself
 errorlog = "-"
 loglevel = "info" if _SETTINGS.log_level.upper() == "DEBUG" else _SETTINGS.log_level.lower()  # see app.core.logs
+if _SETTINGS.cpu_affinity is Switch.ON:
+    pre_fork, post_fork = cpu_affinity.choose, cpu_affinity.keep

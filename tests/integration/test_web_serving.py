@@ -1,5 +1,6 @@
 """The web half as the Procfile starts it: real gunicorn, real sockets."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -26,21 +27,29 @@ def procfile() -> dict[str, str]:
     return dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
 
 
-@pytest.fixture
-def address(web: Web, redis_url: str) -> Iterator[str]:
+@contextlib.contextmanager
+def serve(web: Web, redis_url: str, **own: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environ = os.environ | {"REDIS_URL": redis_url, "PORT": port, "WEB_PROCESSES": "2", "WEB_THREADS": "4"}
+    environ = os.environ | {"REDIS_URL": redis_url, "PORT": port, "WEB_PROCESSES": "2", "WEB_THREADS": "4"} | own
     command = [Path(sys.executable).with_name("gunicorn"), *shlex.split(procfile()["web"])[1:]]
     server = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
-    wait_for(f"http://127.0.0.1:{port}/healthz", server)
-    yield f"127.0.0.1:{port}"
-    server.send_signal(signal.SIGTERM)
-    _, log = server.communicate(timeout=30)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/healthz", server)
+        yield f"127.0.0.1:{port}", server
+    finally:
+        server.send_signal(signal.SIGTERM)
+        _, log = server.communicate(timeout=30)
     assert server.returncode == 0, log
     assert "Traceback" not in log, log
     assert web.key not in log
+
+
+@pytest.fixture
+def address(web: Web, redis_url: str) -> Iterator[str]:
+    with serve(web, redis_url) as (address, _):
+        yield address
 
 
 def wait_for(url: str, server: "subprocess.Popen[str]") -> None:
@@ -87,6 +96,41 @@ def test_wrong_json_over_the_wire(address: str, web: Web):
     headers = {"X-API-Key": web.key, "Content-Type": "application/json"}
     response = requests.post(f"http://{address}{EXEC}", data=b"[" * 500_000, headers=headers, timeout=10)
     assert (response.status_code, response.json()["code"]) == (400, "BAD_REQUEST")
+
+
+def cpus_of_processes(server: "subprocess.Popen[str]") -> dict[int, frozenset[int]]:
+    """Tell which CPUs each of both web processes may use, as soon as there are two that have settled."""
+    deadline = time.monotonic() + 10
+    while True:
+        pids = [int(pid) for pid in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()]
+        cpus = {}
+        with contextlib.suppress(ProcessLookupError):  # one that was killed may still be listed
+            cpus = {pid: frozenset(os.sched_getaffinity(pid)) for pid in pids}
+        if len(cpus) == 2 and all(len(own) == 1 for own in cpus.values()):
+            return cpus
+        assert time.monotonic() < deadline, cpus
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one CPU only")
+def test_each_process_has_a_cpu_of_its_own_and_so_has_its_successor(web: Web, redis_url: str):
+    with serve(web, redis_url) as (_, server):
+        before = cpus_of_processes(server)
+        first, second = before.values()
+        assert first != second
+        for gone in sorted(before):
+            os.kill(gone, signal.SIGKILL)
+            deadline = time.monotonic() + 10
+            while gone in cpus_of_processes(server):
+                assert time.monotonic() < deadline
+            assert set(cpus_of_processes(server).values()) == {first, second}
+
+
+def test_processes_can_have_all_cpus(web: Web, redis_url: str):
+    with serve(web, redis_url, WEB_CPU_AFFINITY="off") as (_, server):
+        pids = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        assert pids
+        assert {frozenset(os.sched_getaffinity(int(pid))) for pid in pids} == {frozenset(os.sched_getaffinity(0))}
 
 
 def test_procfile_starts_both_halves_and_the_queue_is_the_nodes():
