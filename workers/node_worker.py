@@ -34,15 +34,16 @@ _DRAIN_TIMEOUT_S = 10.0
 _AT_ONCE = 100
 
 _TAKE_MORE = """
-local taken, id = {}, ARGV[3]
-repeat
-  local fields = redis.call('HGETALL', ARGV[4] .. id)
-  if #fields == 0 then redis.call('LREM', ARGV[2], 1, id) else taken[#taken + 1] = {id, fields} end
-  id = #taken < tonumber(ARGV[5]) and redis.call('LMOVE', ARGV[1], ARGV[2], 'LEFT', 'RIGHT')
-until not id
+local taken, id = {}, redis.call('LINDEX', ARGV[2], -1)
+while id do
+  local fields = redis.call('HGETALL', ARGV[3] .. id)
+  if #fields == 0 then redis.call('LREM', ARGV[2], -1, id) end
+  taken[#taken + 1] = {id, fields}
+  id = #taken < tonumber(ARGV[4]) and redis.call('LMOVE', ARGV[1], ARGV[2], 'LEFT', 'RIGHT')
+end
 return taken
 """
-"""Reads the job that was just taken, and takes and reads what else waits. A job without fields has vanished."""
+"""Reads the job that was taken last, and takes and reads what else waits. A job without fields has vanished."""
 
 
 class NodeWorker(BaseWorker):
@@ -122,14 +123,17 @@ class NodeWorker(BaseWorker):
                 await asyncio.sleep(_RECONNECT_S)
 
     async def _take(self) -> list[Taken]:
-        """Wait a while for a job, and take with it what else waits."""
+        """Wait a while for a job, and take with it what else waits, in one round trip.
+
+        Source: Redis docs, BLMOVE: it blocks its client, so what was sent behind it is carried out after it.
+        """
         waiting, held = self._queue.key, self._queue.intermediate_queue_key
-        first = await self._source.blmove(waiting, held, DEQUEUE_TIMEOUT_S, "LEFT", "RIGHT")
-        if first is None:
-            return []
-        args = waiting, held, first, Job.redis_job_namespace_prefix, _AT_ONCE
-        rows = await self._source.eval(_TAKE_MORE, 0, *args)
-        return [taken for job_id, fields in rows if (taken := self._restore(job_id.decode(), fields))]
+        async with self._source.pipeline(transaction=False) as pipe:
+            pipe.blmove(waiting, held, DEQUEUE_TIMEOUT_S, "LEFT", "RIGHT")
+            pipe.eval(_TAKE_MORE, 0, waiting, held, Job.redis_job_namespace_prefix, _AT_ONCE)
+            first, rows = await pipe.execute()
+        news = rows if rows and rows[0][0] == first else rows[1:]  # where none came in time an old one is read again
+        return [taken for job_id, fields in news if fields and (taken := self._restore(job_id.decode(), fields))]
 
     def _restore(self, job_id: str, fields: list[bytes]) -> Taken | None:
         job = Job(job_id, connection=self.connection, serializer=JSONSerializer)
