@@ -4,7 +4,7 @@ Knows RQ and transactions. Doesn't know commands, power jobs or HTTP, and never 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import redis
 from rq import Queue
@@ -31,6 +31,7 @@ class Dispatch:
 
     client: redis.Redis
     intent: Callable[[], Sequence[Call[bool]]] = tuple
+    _queues: dict[str, Queue] = field(default_factory=dict, init=False, repr=False)
 
     def put(
         self,
@@ -58,11 +59,10 @@ class Dispatch:
         """
         try:
             with self.client.pipeline(transaction=True) as pipe:
-                queue = Queue(queue_name(node), connection=self.client, serializer=JSONSerializer)
                 pipe.multi()  # before the first command: RQ would open the transaction only after it
                 for call in (*together_with, *self.intent()):
                     pipe.execute_command(*call.args)  # type: ignore[no-untyped-call]
-                queue.enqueue_call(
+                self._queue(node).enqueue_call(
                     job_name,
                     args=args,
                     description=job_name.rpartition(".")[2],
@@ -75,6 +75,12 @@ class Dispatch:
         except (redis.ConnectionError, redis.TimeoutError) as exc:
             raise StoreUnavailableError from exc
         return [call.load(reply) for call, reply in zip(together_with, replies, strict=False)]  # others follow
+
+    def _queue(self, node: str) -> Queue:
+        queue = self._queues.get(node)
+        if queue is None:
+            queue = self._queues[node] = Queue(queue_name(node), connection=self.client, serializer=JSONSerializer)
+        return queue
 
 
 def insist_on_node(view: VmView) -> None:

@@ -17,8 +17,6 @@ _V2 = "/api/v2/"
 
 def request_id() -> str:
     """Tell the id of the present request; its answer carries the same one."""
-    if "request_id" not in g:
-        g.request_id = ids.request_id_v2() if f"{request.path}/".startswith(_V2) else ids.request_id()
     return cast("str", g.request_id)
 
 
@@ -34,12 +32,14 @@ def noted_error() -> Exception | None:
 
 def asked() -> dict[str, Any]:
     """Tell what the present request asks for: its method, and the route that its path is of."""
-    return {"method": request.method, "route": request.url_rule.rule if request.url_rule else "-"}
+    rule = request.url_rule
+    return {"method": request.method, "route": rule.rule if rule else "-"}
 
 
 def asker() -> dict[str, str]:
     """Tell who the present request comes from, once that is found out."""
-    return {"account": g.principal.account, "key_id": g.principal.key_id} if "principal" in g else {}
+    principal = g.get("principal")
+    return {"account": principal.account, "key_id": principal.key_id} if principal else {}
 
 
 def note_failure(error: Exception, *, expected: bool) -> None:
@@ -61,6 +61,7 @@ def install(app: Flask) -> None:
 
 def _begin() -> None:
     g.began_s = time.perf_counter()
+    g.request_id = ids.request_id_v2() if f"{request.path}/".startswith(_V2) else ids.request_id()
 
 
 def _end(response: Response) -> Response:

@@ -25,8 +25,8 @@ def encode(record: Any) -> dict[str, str]:
 
 def decode(kind: type[Record], fields: Mapping[bytes, bytes]) -> Record:
     """Decode the fields of a Redis hash into a record of the given kind."""
-    present = ((name, read, fields.get(key)) for name, key, read in _readers(cast("Any", kind)))
-    return kind(**{name: read(raw) for name, read, raw in present if raw is not None})
+    readers = _readers(cast("Any", kind))
+    return kind(**{known[0]: known[1](raw) for key, raw in fields.items() if (known := readers.get(key))})
 
 
 def _shallow(record: Any) -> dict[str, Any]:
@@ -49,10 +49,10 @@ def _encode_value(value: Any) -> str:
 
 
 @functools.cache
-def _readers(kind: Any) -> tuple[tuple[str, bytes, Callable[[bytes], Any]], ...]:
-    """List each field's name, its name in Redis and how its value is read: worked out once for a kind of record."""
+def _readers(kind: Any) -> dict[bytes, tuple[str, Callable[[bytes], Any]]]:
+    """Tell by its name in Redis each field's name and how its value is read: worked out once for a kind of record."""
     hints = typing.get_type_hints(kind)
-    return tuple((name, name.encode(), _reader(_without_none(hint))) for name, hint in hints.items())
+    return {name.encode(): (name, _reader(_without_none(hint))) for name, hint in hints.items()}
 
 
 def _reader(value_type: Any) -> Callable[[bytes], Any]:

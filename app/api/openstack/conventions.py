@@ -68,14 +68,15 @@ def insist_on_microversion() -> None:
 
 def add_headers(response: Response) -> Response:
     """Let an answer below this face carry what OpenStack's clients look for, if it is an error too."""
-    openstack_id = f"req-{request_id()}"
-    if _is_below(COMPUTE):
-        response.headers["X-Compute-Request-ID"] = openstack_id
+    path = request.path
+    in_compute = _is_below(path, COMPUTE)
+    if in_compute:
+        response.headers["X-Compute-Request-ID"] = f"req-{request_id()}"
         response.headers[VERSION_HEADERS[0]] = f"compute {MICROVERSION}"
         response.headers[VERSION_HEADERS[1]] = MICROVERSION
         response.vary.update(VERSION_HEADERS)
-    if _is_below(COMPUTE) or _is_below(IDENTITY):
-        response.headers["X-Openstack-Request-Id"] = openstack_id
+    if in_compute or _is_below(path, IDENTITY):
+        response.headers["X-Openstack-Request-Id"] = f"req-{request_id()}"
         response.vary.add("X-Auth-Token")
     return response
 
@@ -89,5 +90,5 @@ def _wanted_version() -> str | None:
     return request.headers.get(VERSION_HEADERS[1])
 
 
-def _is_below(base: str) -> bool:
-    return request.path == base or request.path.startswith(f"{base}/")
+def _is_below(path: str, base: str) -> bool:
+    return path == base or path.startswith(f"{base}/")
