@@ -14,7 +14,7 @@ from workers.settings import WorkerSettings
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 PREFIX = "/opt/ownup/bin/"
-MOST_EXPOSED = {"web": 1.2, "worker": 1.8}
+MOST_EXPOSED = {"web": 1.4, "worker": 1.8}
 
 
 def unit(half: str) -> str:
