@@ -17,6 +17,7 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.connection import PythonRespSerializer
 from redis.retry import Retry
 
 from app.core import env, logs, secrecy, store
@@ -50,6 +51,7 @@ _REDIS_CONNECTIONS = 16
 _SWEEP_S = 30.0
 _M_MMAP_THRESHOLD = -3
 _OWN_MAPPING_BYTES = 1024 * 1024
+_COPIED_BYTES = 6000
 
 
 def main() -> int:
@@ -113,6 +115,7 @@ class _Parts:
 def _build(settings: WorkerSettings, redis_store: store.AsyncStore, source: redis.asyncio.Redis) -> _Parts:
     outcomes = Outcomes(
         redis_store,
+        store.Store(_blocking_redis(settings, command_packer=_pack_by_reference())),
         Spool(settings.spool_dir),
         ttl_s=settings.exec_ttl_s,
         output_limit_bytes=settings.exec_output_limit_bytes,
@@ -262,12 +265,22 @@ async def _redis(
         await pool.aclose()
 
 
-def _blocking_redis(settings: WorkerSettings) -> "redis.Redis":
+def _pack_by_reference() -> PythonRespSerializer:
+    """Make a packer that sends what is long from where it is: hiredis's copies it, twice."""
+
+    def encode(value: str | bytes | float) -> bytes:
+        return value if isinstance(value, bytes) else str(value).encode()
+
+    return PythonRespSerializer(_COPIED_BYTES, encode)
+
+
+def _blocking_redis(settings: WorkerSettings, **options: Any) -> "redis.Redis":
     return redis.Redis.from_url(
         settings.redis_url,
         socket_timeout=settings.redis_timeout_s,
         socket_connect_timeout=settings.redis_timeout_s,
         retry=Retry(NoBackoff(), 1),
+        **options,
     )
 
 

@@ -58,9 +58,10 @@ async def real_agent(path):
 class Node:
     """A node with one guest: starts commands and reads their results as the web half does."""
 
-    def __init__(self, client, guest, spool):
+    def __init__(self, redis_url, client, guest, spool):
         self.store = store.AsyncStore(client)
-        outcomes = Outcomes(self.store, spool, ttl_s=60, output_limit_bytes=2**24)
+        large_store = store.Store(redis.Redis.from_url(redis_url))
+        outcomes = Outcomes(self.store, large_store, spool, ttl_s=60, output_limit_bytes=2**24)
         self.watcher = Watcher(outcomes, agent_lost_s=5, kill_grace_s=0.4)
         self.starter = Starter(outcomes, self.watcher, lambda _vmid: guest, rpc_timeout_s=2)
 
@@ -96,7 +97,7 @@ async def node(request, redis_url, tmp_path):
         async with real_agent(path) if request.param == "real" else FakeAgent(path):
             client = redis.asyncio.Redis.from_url(redis_url)
             guest = Guest(path)
-            node = Node(client, guest, Spool(tmp_path))
+            node = Node(redis_url, client, guest, Spool(tmp_path))
             yield node
             await node.watcher.close()
             await guest.channel.close()
@@ -210,7 +211,7 @@ async def test_a_frozen_guest_keeps_its_commands_until_it_is_thawed(redis_url, t
         async with FakeAgent(Path(name) / "agent") as agent:
             client = redis.asyncio.Redis.from_url(redis_url)
             guest = Guest(Path(name) / "agent")
-            node = Node(client, guest, Spool(tmp_path))
+            node = Node(redis_url, client, guest, Spool(tmp_path))
             command = await node.start("sleep 0.2; echo thawed")
             agent.disabled |= {"guest-exec", "guest-exec-status"}
             asked = agent.received("guest-exec-status")

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Sequence
 from typing import TypeVar
 
 from app.core import store
@@ -31,8 +30,26 @@ _LARGE_AT_ONCE = 2
 class Outcomes:
     """Where results go. A result is in the spool or in Redis at every moment."""
 
-    def __init__(self, redis_store: store.AsyncStore, spool: Spool, *, ttl_s: int, output_limit_bytes: int) -> None:
+    def __init__(
+        self,
+        redis_store: store.AsyncStore,
+        large_store: store.Store,
+        spool: Spool,
+        *,
+        ttl_s: int,
+        output_limit_bytes: int,
+    ) -> None:
+        """Say where everything goes.
+
+        Args:
+            redis_store: Takes what is small.
+            large_store: Takes large results, from threads: megabytes that are packed and sent would hold up the loop.
+            spool: Keeps results until Redis has them.
+            ttl_s: How long a result can be read.
+            output_limit_bytes: How much of each stream is kept.
+        """
         self._store = redis_store
+        self._large_store = large_store
         self._spool = spool
         self._ttl_s = ttl_s
         self._output_limit_bytes = output_limit_bytes
@@ -83,14 +100,14 @@ class Outcomes:
         else:
             self._spool.put(command_id, end)
         _log.info("command_ended", extra={"command_id": command_id, "state": end.state, "exit_code": end.exit_code})
-        calls = None if large else [store.commands.end(command_id, end, ttl_s=self._ttl_s)]
+        call = None if large else store.commands.end(command_id, end, ttl_s=self._ttl_s)
         is_its_turn = large and not self._large.locked() and (after is None or after.done())
         at_hand = end if is_its_turn else None
         del end  # a large one is let go until it is its turn: many that wait must not fill the memory
         if after is not None:
             await after
         try:
-            await (self._deliver(command_id, calls) if calls else self._deliver_large(command_id, at_hand))
+            await (self._deliver(command_id, call) if call else self._deliver_large(command_id, at_hand))
         except StoreUnavailableError:
             self._left.set()
 
@@ -124,14 +141,17 @@ class Outcomes:
         async with self._large:
             end = at_hand or await asyncio.to_thread(self._spool.get, command_id)
             if end is not None:
-                calls = await asyncio.to_thread(store.commands.end_in_parts, command_id, end, ttl_s=self._ttl_s)
-                await self._deliver(command_id, calls)
+                await asyncio.to_thread(self._write_large, command_id, end)
+                self._spool.remove(command_id)
 
-    async def _deliver(self, command_id: str, calls: Sequence[store.Call[None]]) -> None:
-        # A record that can't move is one that Redis has already: this result was delivered before, or told too late.
-        with contextlib.suppress(IllegalMoveError):
-            for call in calls:
-                await self._store.run(call)
+    def _write_large(self, command_id: str, end: CommandEnd) -> None:
+        with _unless_told_before():
+            for call in store.commands.end_in_parts(command_id, end, ttl_s=self._ttl_s):
+                self._large_store.run(call)
+
+    async def _deliver(self, command_id: str, call: store.Call[None]) -> None:
+        with _unless_told_before():
+            await self._store.run(call)
         self._spool.remove(command_id)
 
     def _cut(self, end: CommandEnd) -> CommandEnd:
@@ -143,6 +163,11 @@ class Outcomes:
             out_truncated=end.out_truncated or len(end.stdout) > limit,
             err_truncated=end.err_truncated or len(end.stderr) > limit,
         )
+
+
+def _unless_told_before() -> contextlib.AbstractContextManager[None]:
+    """Go on where a record can't move: this result was delivered before, or told too late."""
+    return contextlib.suppress(IllegalMoveError)
 
 
 def _is_large(end: CommandEnd) -> bool:
