@@ -1,14 +1,15 @@
 """RQ's books of one node's queue: who works, what is under way, what has ended.
 
 Kept in batches, by a thread of its own: ``rq info`` shows what was true a moment ago (``_GATHER_S``), and what began
-and ended within one moment is booked once, as ended. Doesn't run anything, and takes nothing from a queue.
+and ended within one moment is booked once, as ended. The thread isn't woken before that moment is over: it would take
+the interpreter from the very job. Doesn't run anything, and takes nothing from a queue.
 """
 
-import contextlib
+import asyncio
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -56,7 +57,9 @@ class Books:
     def __init__(self, worker: BaseWorker, rq_queue: Queue) -> None:
         self._worker = worker
         self._queue = rq_queue
-        self._news: queue.SimpleQueue[Taken | None] = queue.SimpleQueue()
+        self._news: deque[Taken] = deque()
+        self._will_ring = False
+        self._bell = threading.Event()
         self._unbooked: set[str] = set()
         self._under_way: set[Taken] = set()
         self._busy = False
@@ -71,39 +74,47 @@ class Books:
     def close(self) -> None:
         """Write down what has been noted, if Redis is there, and end."""
         self._closing.set()
-        self._news.put(None)
+        self._bell.set()
         self._thread.join()
 
     def note_taken(self, taken: Taken) -> None:
         """Note that a job was taken: it stands in the intermediate queue until that is booked."""
         self._unbooked.add(taken.job.id)
-        self._news.put(taken)
+        self._note(taken)
 
     def note_end(self, taken: Taken, error: str | None) -> None:
         """Note that a job is over, and the name of what it raised if it failed."""
         taken.error, taken.ended_at = error, now()
-        self._news.put(taken)
+        self._note(taken)
 
     def knows(self, job_id: str) -> bool:
         """Tell whether a job in the intermediate queue is one that was taken and just isn't booked yet."""
         return job_id in self._unbooked
 
+    def _note(self, taken: Taken) -> None:
+        self._news.append(taken)
+        if not self._will_ring:
+            self._will_ring = True
+            asyncio.get_running_loop().call_later(_GATHER_S, self._ring)
+
+    def _ring(self) -> None:
+        self._will_ring = False
+        self._bell.set()
+
+    # --- in the thread ------------------------------------------------------------------------------------------------
+
     def _keep(self) -> None:
-        while not (self._closing.is_set() and self._news.empty()):
+        while not (self._closing.is_set() and not self._news):
             batch = self._gather()
             while not self._try_book(batch):
                 if self._closing.wait(_RECONNECT_S):
                     return
 
     def _gather(self) -> list[Taken]:
-        """Wait for news, and a little for what comes along with it."""
-        news: list[Taken | None] = []
-        with contextlib.suppress(queue.Empty):
-            news.append(self._news.get(timeout=_HEARTBEAT_S))
-            self._closing.wait(_GATHER_S)
-            while True:
-                news.append(self._news.get_nowait())
-        return [taken for taken in dict.fromkeys(news) if taken is not None]
+        """Wait for news, but not for longer than until the next heartbeat."""
+        self._bell.wait(_HEARTBEAT_S)
+        self._bell.clear()  # before anything is taken: what is noted from now on rings again
+        return list(dict.fromkeys(self._news.popleft() for _ in range(len(self._news))))
 
     def _try_book(self, batch: list[Taken]) -> bool:
         try:
