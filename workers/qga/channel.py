@@ -89,6 +89,16 @@ class Channel:
         """What the agent said when the present session was opened; ``None`` without a session."""
         return self._facts if self._session is not None and self._session.alive else None
 
+    def serve(self, on_end: Callable[[], None], *, idle_close_s: float) -> None:
+        """Serve somebody else from now on, who is told as the one before was; an open session stays open.
+
+        Args:
+            on_end: As for ``Channel``.
+            idle_close_s: As for ``Channel``.
+        """
+        self._on_end, self._idle_close_s = on_end, idle_close_s
+        self._rest()
+
     async def open(self) -> AgentFacts:
         """Make sure that there is a session.
 

@@ -5,6 +5,8 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from app.core.errors import DefinitionError
 from app.core.records import Vm as VmRecord
@@ -13,6 +15,9 @@ from workers.settings import WorkerSettings
 from workers.vms import definition
 from workers.vms.definition import VmDefinition
 from workers.vms.vm import History, Vm
+
+if TYPE_CHECKING:
+    from workers.qga.channel import Channel
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +64,7 @@ class Registry:
         self._definitions: dict[Path, VmDefinition] = {}
         self._broken: dict[Path, str] = {}
         self._vms: dict[int, tuple[Vm, asyncio.Task[None]]] = {}
+        self._channels: WeakValueDictionary[Path, Channel] = WeakValueDictionary()
 
     @property
     def broken(self) -> int:
@@ -134,7 +140,14 @@ class Registry:
             _log.error("definition_skipped", extra={"file": path.name, "reason": reason})
 
     async def _take(self, path: Path, wanted: VmDefinition) -> None:
-        if self._definitions.get(path) == wanted:
+        before = self._definitions.get(path)
+        if before == wanted:
+            return
+        present = self.find(wanted.vmid)
+        if before is not None and present is not None and _is_same_vm(before, wanted):
+            self._definitions[path] = wanted
+            present.describe_anew(wanted)
+            _log.info("vm_described_anew", extra={"vmid": wanted.vmid, "name_": wanted.name})
             return
         await self._drop(path, heir=wanted)
         self._definitions[path] = wanted
@@ -143,10 +156,14 @@ class Registry:
             self._settings,
             publish=self._publish,
             long_replies=self._long_replies,
+            channel=self._channels.get(
+                wanted.qga
+            ),  # one that commands still use: two would keep the socket from each other
             guest_gone=self._guest_gone,
             history=self._history,
             look_at_snapshots=self._look_at_snapshots,
         )
+        self._channels[wanted.qga] = vm.channel
         self._vms[wanted.vmid] = (vm, asyncio.create_task(_follow(vm)))
         _log.info("vm_followed", extra={"vmid": wanted.vmid, "name_": wanted.name, "account": wanted.account})
 
@@ -176,6 +193,11 @@ class Registry:
         await asyncio.wait([task])
         if heir is None or (heir.vmid, heir.account) != (gone.vmid, gone.account):
             await self._forget(gone.vmid, for_good)
+
+
+def _is_same_vm(before: VmDefinition, now: VmDefinition) -> bool:
+    """Tell whether VM, owner and sockets are the same; all else counts when the VM is started."""
+    return (before.vmid, before.account, before.qga, before.qmp) == (now.vmid, now.account, now.qga, now.qmp)
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -42,6 +42,9 @@ _READINGS = 6
 """Of so many samples the average is kept: half a minute of the default interval."""
 _DISKS_S = 60.0
 """How often a VM's disks are looked at."""
+_LAST_CALLS_S = 2.0
+_ORPHAN_CLOSE_S = 5.0
+"""How long the channel stays open without a call once nobody follows the VM: a command is polled every second."""
 _MIB = 1024 * 1024
 _MOST_EVENTS = 1000
 """So many events wait to be looked at; QEMU sends a few for each thing that happens to a VM."""
@@ -87,6 +90,7 @@ class Vm:
         publish: Callable[[VmRecord], Awaitable[None]],
         guest_gone: Callable[[int, str], None],
         long_replies: asyncio.Semaphore | None = None,
+        channel: Channel | None = None,
         history: History | None = None,
         look_at_snapshots: "Callable[[Vm], Awaitable[None]] | None" = None,
     ) -> None:
@@ -97,6 +101,7 @@ class Vm:
             settings: The worker's.
             publish: Takes every new state.
             long_replies: As for ``Channel``.
+            channel: The one to its agent, where there is one already; made by default.
             guest_gone: Told when the system in the VM has ended (stopped, reset), with the reason.
             history: Takes what it uses over time, and its disks.
             look_at_snapshots: Finds out which snapshots it has; called when its QEMU was found, or found to be off.
@@ -105,7 +110,7 @@ class Vm:
         self.snapshots = None
         self.lacks_setsid = False
         self.resets = 0
-        self.channel = Channel(
+        self.channel = channel or Channel(
             definition.qga,
             sync_timeout_s=settings.agent_sync_timeout_s,
             rpc_timeout_s=settings.agent_rpc_timeout_s,
@@ -189,10 +194,17 @@ class Vm:
         self._retry.set()
         self._tell()
 
+    def describe_anew(self, definition: VmDefinition) -> None:
+        """Go on with what its file says now. Its owner and its sockets are the same: nothing that runs need notice."""
+        self.definition = definition
+        self._snapshots_due.set()
+        self._tell()
+
     # --- following ----------------------------------------------------------------------------------------------------
 
     async def follow(self) -> None:
-        """Follow the VM until cancelled."""
+        """Follow the VM until cancelled. Commands that still run in it then have the channel to themselves."""
+        self.channel.serve(self._touch, idle_close_s=self._settings.agent_idle_close_s)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._publish_news())
@@ -202,7 +214,9 @@ class Vm:
                     group.create_task(self._follow_monitor(self.definition.qmp))
                     group.create_task(self._follow_figures())
         finally:
-            await self.channel.close()
+            self.channel.serve(_nobody, idle_close_s=_ORPHAN_CLOSE_S)
+            async with self.channel.held(_LAST_CALLS_S):  # the result of a command may be on its way
+                await self.channel.close()
 
     async def _follow_monitor(self, path: Path) -> None:
         pause_s = _FIRST_RETRY_S
@@ -466,3 +480,7 @@ def _total(disks: tuple[Disk, ...] | None, name: str) -> int | None:
         return None
     sizes = [getattr(disk, name) for disk in disks if not disk.removable]
     return None if None in sizes else sum(sizes)
+
+
+def _nobody() -> None:
+    """Be told that a session has ended, for nobody."""
