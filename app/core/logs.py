@@ -32,9 +32,9 @@ class LogfmtFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Write one record as one line; an exception's traceback follows on lines of its own."""
         stamp = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z"
-        pairs = {"time": stamp, "level": record.levelname.lower(), "event": record.getMessage()}
-        pairs |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
-        line = " ".join(f"{key}={_quoted(value)}" for key, value in pairs.items())
+        pairs = [f"{key}={_quoted(value)}" for key, value in vars(record).items() if key not in _STANDARD]
+        event = _quoted(record.getMessage())
+        line = " ".join((f"time={stamp} level={record.levelname.lower()} event={event}", *pairs))
         whole = f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
         return hide_keys(whole)
 

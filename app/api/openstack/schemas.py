@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 from marshmallow.fields import Boolean, Integer, List, Nested, String
 
-from app.api.face import about
+from app.api.face import AnswerSchema, about
 
 ERROR: dict[str, Any] = {
     "type": "object",
@@ -28,21 +28,21 @@ ERROR: dict[str, Any] = {
 }
 
 
-class LinkSchema(Schema):
+class LinkSchema(AnswerSchema):
     """An address."""
 
     rel = String(required=True)
     href = String(required=True)
 
 
-class MediaTypeSchema(Schema):
+class MediaTypeSchema(AnswerSchema):
     """What a version's bodies are."""
 
     base = String(required=True)
     type = String(required=True)
 
 
-class VersionSchema(Schema):
+class VersionSchema(AnswerSchema):
     """A version of an API."""
 
     id = String(required=True)
@@ -53,25 +53,25 @@ class VersionSchema(Schema):
     media_types = List(Nested(MediaTypeSchema), required=True, data_key="media-types")
 
 
-class VersionAnswer(Schema):
+class VersionAnswer(AnswerSchema):
     """One version."""
 
     version = Nested(VersionSchema, required=True)
 
 
-class VersionValuesSchema(Schema):
+class VersionValuesSchema(AnswerSchema):
     """Versions, as Keystone lists them."""
 
     values = List(Nested(VersionSchema), required=True)
 
 
-class VersionsAnswer(Schema):
+class VersionsAnswer(AnswerSchema):
     """All versions there are."""
 
     versions = Nested(VersionValuesSchema, required=True)
 
 
-class NamedSchema(Schema):
+class NamedSchema(AnswerSchema):
     """A thing with an id and a name."""
 
     id = String(required=True)
@@ -84,7 +84,7 @@ class OwnedSchema(NamedSchema):
     domain = Nested(NamedSchema, required=True)
 
 
-class EndpointSchema(Schema):
+class EndpointSchema(AnswerSchema):
     """Where a service can be reached."""
 
     id = String(required=True)
@@ -101,7 +101,7 @@ class ServiceSchema(NamedSchema):
     endpoints = List(Nested(EndpointSchema), required=True)
 
 
-class TokenSchema(Schema):
+class TokenSchema(AnswerSchema):
     """What a token stands for."""
 
     methods = List(String(), required=True)
@@ -119,7 +119,7 @@ class TokenSchema(Schema):
     catalog = List(Nested(ServiceSchema), required=True)
 
 
-class TokenAnswer(Schema):
+class TokenAnswer(AnswerSchema):
     """A token's meaning; the token itself is in `X-Subject-Token`."""
 
     token = Nested(TokenSchema, required=True)
@@ -131,7 +131,7 @@ class ServerSummarySchema(NamedSchema):
     links = List(Nested(LinkSchema), required=True)
 
 
-class FlavorReferenceSchema(Schema):
+class FlavorReferenceSchema(AnswerSchema):
     """The flavor of a server; empty where its size isn't known."""
 
     id = String()
@@ -170,7 +170,7 @@ class ServerSchema(ServerSummarySchema):
     )
 
 
-class ServersAnswer(Schema):
+class ServersAnswer(AnswerSchema):
     """Servers, in short."""
 
     servers = List(Nested(ServerSummarySchema), required=True)
@@ -183,7 +183,7 @@ class ServersDetailAnswer(ServersAnswer):
     servers = List(Nested(ServerSchema), required=True)
 
 
-class ServerAnswer(Schema):
+class ServerAnswer(AnswerSchema):
     """A server, in full."""
 
     server = Nested(ServerSchema, required=True)
@@ -204,7 +204,7 @@ class FlavorSchema(FlavorSummarySchema):
     is_public = Boolean(required=True, data_key="os-flavor-access:is_public")
 
 
-class FlavorsAnswer(Schema):
+class FlavorsAnswer(AnswerSchema):
     """Flavors, in short."""
 
     flavors = List(Nested(FlavorSummarySchema), required=True)
@@ -217,13 +217,13 @@ class FlavorsDetailAnswer(FlavorsAnswer):
     flavors = List(Nested(FlavorSchema), required=True)
 
 
-class FlavorAnswer(Schema):
+class FlavorAnswer(AnswerSchema):
     """A flavor, in full."""
 
     flavor = Nested(FlavorSchema, required=True)
 
 
-class ExtraSpecsAnswer(Schema):
+class ExtraSpecsAnswer(AnswerSchema):
     """What else there is to say of a flavor."""
 
     extra_specs = fields.Dict(keys=String(), values=String(), required=True, metadata=about("Always empty."))

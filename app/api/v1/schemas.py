@@ -1,13 +1,13 @@
 """How each field of a v1 answer is spelt. What v1 takes in is in ``arguments``."""
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 from marshmallow.fields import Boolean, Float, Integer, List, Nested, String
 
-from app.api.face import about
+from app.api.face import AnswerSchema, about
 from app.core.records import CommandState, JobKind, JobState, VmStatus
 
 
-class VmSchema(Schema):
+class VmSchema(AnswerSchema):
     """A VM in a list."""
 
     vmid = Integer(required=True)
@@ -18,7 +18,7 @@ class VmSchema(Schema):
     running = Boolean(required=True, data_key="vmRunning", metadata=about("Whether a command can be tried."))
 
 
-class AgentSchema(Schema):
+class AgentSchema(AnswerSchema):
     """The guest agent of a VM."""
 
     agent_available = Boolean(required=True, data_key="available")
@@ -26,7 +26,7 @@ class AgentSchema(Schema):
     agent_version = String(required=True, allow_none=True, data_key="version")
 
 
-class StatusSchema(Schema):
+class StatusSchema(AnswerSchema):
     """How a VM is. Figures that aren't known are null."""
 
     success = Boolean(required=True)
@@ -62,7 +62,7 @@ class StatusSchema(Schema):
     agent = Nested(AgentSchema, required=True)
 
 
-class ExecStartedSchema(Schema):
+class ExecStartedSchema(AnswerSchema):
     """A command that has its pid. With `wait` in the body also all that its result has, as far as it is known."""
 
     success = Boolean(required=True, dump_default=True)
@@ -100,7 +100,7 @@ class ExecSchema(ExecStartedSchema):
     running = Boolean(required=True, data_key="vmRunning", metadata=about("Whether the VM runs now."))
 
 
-class KillSchema(Schema):
+class KillSchema(AnswerSchema):
     """A command whose kill was asked for."""
 
     success = Boolean(required=True, dump_default=True)
@@ -114,7 +114,7 @@ class KillSchema(Schema):
     message = String(required=True)
 
 
-class PowerSchema(Schema):
+class PowerSchema(AnswerSchema):
     """A power action that was queued."""
 
     success = Boolean(required=True)
@@ -124,7 +124,7 @@ class PowerSchema(Schema):
     estimated_time_s = Integer(required=True, data_key="estimated_time", metadata=about("A rough guess, in seconds."))
 
 
-class JobProgressSchema(Schema):
+class JobProgressSchema(AnswerSchema):
     """How far a job has come."""
 
     percentage = Integer(required=True)
@@ -133,13 +133,13 @@ class JobProgressSchema(Schema):
     total = Integer(required=True)
 
 
-class JobMessageSchema(Schema):
+class JobMessageSchema(AnswerSchema):
     """What came out of a job."""
 
     message = String(required=True)
 
 
-class JobResultSchema(Schema):
+class JobResultSchema(AnswerSchema):
     """How a job ended."""
 
     success = Boolean(required=True)
@@ -148,7 +148,7 @@ class JobResultSchema(Schema):
     timestamp = String(required=True, allow_none=True)
 
 
-class JobSchema(Schema):
+class JobSchema(AnswerSchema):
     """A job on its way."""
 
     job_id = String(required=True, data_key="jobId")
@@ -175,14 +175,14 @@ class JobSchema(Schema):
     status_key = String(required=True, data_key="statusKey")
 
 
-class ErrorDetailSchema(Schema):
+class ErrorDetailSchema(AnswerSchema):
     """One thing that is wrong with a request."""
 
     field = String(required=True)
     message = String(required=True)
 
 
-class RateLimitedSchema(Schema):
+class RateLimitedSchema(AnswerSchema):
     """The error of who sends too much (429)."""
 
     error = String(required=True, metadata=about("The title of the HTTP status."))
@@ -193,7 +193,7 @@ class RateLimitedSchema(Schema):
     request_id = fields.UUID(required=True, data_key="requestId")
 
 
-class ErrorSchema(Schema):
+class ErrorSchema(AnswerSchema):
     """An error."""
 
     error = String(required=True, metadata=about("The title of the HTTP status."))

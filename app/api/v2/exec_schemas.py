@@ -1,13 +1,13 @@
 """How v2 spells what it tells of a guest's commands."""
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 from marshmallow.fields import Boolean, Integer, String
 
-from app.api.face import about
+from app.api.face import AnswerSchema, about
 from app.core.records import CommandState
 
 
-class ExecStartedSchema(Schema):
+class ExecStartedSchema(AnswerSchema):
     """A command that has its pid. With `wait` in the body also all that its result has, as far as it is known."""
 
     pid = Integer(required=True, metadata=about("Its process id in the guest."))
@@ -44,7 +44,7 @@ class ExecSchema(ExecStartedSchema):
     reason = String(allow_none=True, metadata=about("Why no command can be run; null if one can."))
 
 
-class KillSchema(Schema):
+class KillSchema(AnswerSchema):
     """A command whose kill was asked for."""
 
     pid = Integer(required=True)

@@ -2,10 +2,10 @@
 
 from enum import StrEnum
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 from marshmallow.fields import Boolean, Dict, Integer, List, Nested, String
 
-from app.api.face import about
+from app.api.face import AnswerSchema, about
 from app.core.records import JobState
 
 
@@ -27,7 +27,7 @@ OPERATION_STATUSES = {
 }
 
 
-class OperationStateSchema(Schema):
+class OperationStateSchema(AnswerSchema):
     """Work that has been accepted and takes a while."""
 
     status = fields.Enum(OperationStatus, by_value=String, required=True)
@@ -38,13 +38,13 @@ class OperationStateSchema(Schema):
     result = Dict(keys=String(), allow_none=True, metadata=about("Null as long as there is none."))
 
 
-class OperationSchema(Schema):
+class OperationSchema(AnswerSchema):
     """The answer to what takes a while (202)."""
 
     operation = Nested(OperationStateSchema, required=True)
 
 
-class GateSchema(Schema):
+class GateSchema(AnswerSchema):
     """Whether something can be done now."""
 
     allowed = Boolean(required=True)
@@ -52,7 +52,7 @@ class GateSchema(Schema):
     code = String(allow_none=True, metadata=about("Why not, for programs."))
 
 
-class ProblemEntrySchema(Schema):
+class ProblemEntrySchema(AnswerSchema):
     """One thing that is wrong with a request."""
 
     pointer = String(required=True, metadata=about("JSON pointer to the field; parameters are named the same way."))
@@ -60,7 +60,7 @@ class ProblemEntrySchema(Schema):
     code = String(required=True, metadata=about("`missing_required`, `unknown_field` or `invalid_value`."))
 
 
-class ProblemSchema(Schema):
+class ProblemSchema(AnswerSchema):
     """An error: a problem document (RFC 7807)."""
 
     type = String(required=True, metadata=about("The page that explains the code."))
@@ -77,7 +77,7 @@ class ProblemSchema(Schema):
     )
 
 
-class PowerGatesSchema(Schema):
+class PowerGatesSchema(AnswerSchema):
     """What can be done to a VPS now."""
 
     can_start = Nested(GateSchema, required=True, data_key="canStart")
@@ -87,13 +87,13 @@ class PowerGatesSchema(Schema):
     can_reset = Nested(GateSchema, required=True, data_key="canReset")
 
 
-class HostnameGatesSchema(Schema):
+class HostnameGatesSchema(AnswerSchema):
     """What can be done to a hostname now."""
 
     can_change = Nested(GateSchema, required=True, data_key="canChange")
 
 
-class HostnameRulesSchema(Schema):
+class HostnameRulesSchema(AnswerSchema):
     """What a hostname must look like."""
 
     max_length_chars = Integer(required=True, data_key="maxLengthChars")
@@ -101,7 +101,7 @@ class HostnameRulesSchema(Schema):
     pattern_description = String(required=True, data_key="patternDescription")
 
 
-class HostnameSchema(Schema):
+class HostnameSchema(AnswerSchema):
     """The hostname of a VPS."""
 
     hostname = String(required=True, allow_none=True, metadata=about("As the guest tells it; null if it doesn't."))

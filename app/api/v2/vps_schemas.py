@@ -3,10 +3,10 @@
 from enum import StrEnum
 from typing import Any
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 from marshmallow.fields import Boolean, Integer, List, Nested, String
 
-from app.api.face import about
+from app.api.face import AnswerSchema, about
 from app.api.v2.schemas import GateSchema, PowerGatesSchema
 from app.history import Timeframe
 
@@ -56,7 +56,7 @@ def _service_status() -> fields.Enum[ServiceStatus]:
     return fields.Enum(ServiceStatus, by_value=String, required=True, data_key="serviceStatus")
 
 
-class OperatingSystemSchema(Schema):
+class OperatingSystemSchema(AnswerSchema):
     """What a VPS runs."""
 
     display_name = String(required=True, data_key="displayName")
@@ -65,7 +65,7 @@ class OperatingSystemSchema(Schema):
     variant = String(required=True, allow_none=True)
 
 
-class BillingSchema(Schema):
+class BillingSchema(AnswerSchema):
     """What a VPS costs."""
 
     amount = Number(required=True)
@@ -75,7 +75,7 @@ class BillingSchema(Schema):
     period_years = Integer(allow_none=True, data_key="periodYears")
 
 
-class BandwidthSchema(Schema):
+class BandwidthSchema(AnswerSchema):
     """What a VPS has sent and received in its billing period."""
 
     used_gb = Number(required=True, data_key="usedGb")
@@ -85,7 +85,7 @@ class BandwidthSchema(Schema):
     usage_percent = Number(required=True, allow_none=True, data_key="usagePercent")
 
 
-class ResourcesSchema(Schema):
+class ResourcesSchema(AnswerSchema):
     """What a VPS was given."""
 
     cpu_cores = Integer(required=True, allow_none=True, data_key="cpuCores")
@@ -93,7 +93,7 @@ class ResourcesSchema(Schema):
     storage_gb = Number(required=True, allow_none=True, data_key="storageGb")
 
 
-class VpsSchema(Schema):
+class VpsSchema(AnswerSchema):
     """A VPS."""
 
     id = String(required=True, metadata=_VPS_ID)
@@ -110,7 +110,7 @@ class VpsSchema(Schema):
     actions = Nested(PowerGatesSchema, metadata=about("Not in lists."))
 
 
-class VpsPageSchema(Schema):
+class VpsPageSchema(AnswerSchema):
     """A page of the VPS of an account."""
 
     data = List(Nested(VpsSchema), required=True)
@@ -119,7 +119,7 @@ class VpsPageSchema(Schema):
     )
 
 
-class VpsDetailsSchema(Schema):
+class VpsDetailsSchema(AnswerSchema):
     """A VPS with what is known of its service."""
 
     id = String(required=True, metadata=_VPS_ID)
@@ -143,7 +143,7 @@ class VpsDetailsSchema(Schema):
     actions = Nested(PowerGatesSchema)
 
 
-class UsedSchema(Schema):
+class UsedSchema(AnswerSchema):
     """How much of something is used."""
 
     used_gb = Number(required=True, allow_none=True, data_key="usedGb")
@@ -151,7 +151,7 @@ class UsedSchema(Schema):
     usage_percent = Number(required=True, allow_none=True, data_key="usagePercent")
 
 
-class TrafficSchema(Schema):
+class TrafficSchema(AnswerSchema):
     """What a VPS has received and sent since its network cards were made."""
 
     inbound_gb = Number(required=True, allow_none=True, data_key="inboundGb")
@@ -159,7 +159,7 @@ class TrafficSchema(Schema):
     total_gb = Number(required=True, allow_none=True, data_key="totalGb")
 
 
-class VpsStatusSchema(Schema):
+class VpsStatusSchema(AnswerSchema):
     """How a VPS is now. Figures that aren't known are null."""
 
     id = String(required=True, metadata=_VPS_ID)
@@ -180,7 +180,7 @@ class VpsStatusSchema(Schema):
     actions = Nested(PowerGatesSchema)
 
 
-class MetricsSampleSchema(Schema):
+class MetricsSampleSchema(AnswerSchema):
     """What a VPS used on average in a stretch of time; null is what isn't known."""
 
     recorded_at = String(required=True, data_key="recordedAt", metadata=about("When the stretch began."))
@@ -192,7 +192,7 @@ class MetricsSampleSchema(Schema):
     network_outbound_kb_per_s = Number(required=True, allow_none=True, data_key="networkOutboundKbPerSecond")
 
 
-class MetricsSchema(Schema):
+class MetricsSchema(AnswerSchema):
     """What a VPS has used, oldest first. Stretches of which nothing is known are left out."""
 
     id = String(required=True, metadata=_VPS_ID)
@@ -200,7 +200,7 @@ class MetricsSchema(Schema):
     samples = List(Nested(MetricsSampleSchema), required=True)
 
 
-class CapacitySchema(Schema):
+class CapacitySchema(AnswerSchema):
     """How large a disk is, and how much its image occupies on the node."""
 
     total_gb = Number(required=True, allow_none=True, data_key="totalGb")
@@ -209,7 +209,7 @@ class CapacitySchema(Schema):
     usage_percent = Number(required=True, allow_none=True, data_key="usagePercent")
 
 
-class DiskIoSchema(Schema):
+class DiskIoSchema(AnswerSchema):
     """How much a disk was used since QEMU was started."""
 
     read_gb = Number(required=True, data_key="readGb")
@@ -218,14 +218,14 @@ class DiskIoSchema(Schema):
     write_operations = Integer(required=True, data_key="writeOperations")
 
 
-class DiskActionsSchema(Schema):
+class DiskActionsSchema(AnswerSchema):
     """What can be done to a disk now."""
 
     can_detach = Nested(GateSchema, required=True, data_key="canDetach")
     can_resize = Nested(GateSchema, data_key="canResize")
 
 
-class DiskSchema(Schema):
+class DiskSchema(AnswerSchema):
     """A disk of a VPS."""
 
     id = String(required=True, allow_none=True)
@@ -244,13 +244,13 @@ class StorageDiskSchema(DiskSchema):
     actions = Nested(DiskActionsSchema)
 
 
-class DisksSchema(Schema):
+class DisksSchema(AnswerSchema):
     """The disks of a VPS, as its QEMU last told; none, as long as that was never asked."""
 
     disks = List(Nested(DiskSchema), required=True)
 
 
-class StorageSchema(Schema):
+class StorageSchema(AnswerSchema):
     """The disks of a VPS, as its QEMU last told, with how much they were used."""
 
     disks = List(Nested(StorageDiskSchema), required=True)
