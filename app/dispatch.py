@@ -10,9 +10,9 @@ import redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from app.core.errors import NodeUnavailableError, StoreUnavailableError
+from app.core.errors import NodeUnavailableError
 from app.core.queues import queue_name
-from app.core.store import Call
+from app.core.store import Call, tell_absence
 from app.inventory import VmView
 
 RQ_RESULT_TTL_S = 0
@@ -72,8 +72,8 @@ class Dispatch:
                     pipeline=pipe,
                 )
                 replies = pipe.execute()
-        except (redis.ConnectionError, redis.TimeoutError) as exc:
-            raise StoreUnavailableError from exc
+        except redis.RedisError as exc:
+            tell_absence(exc)
         return [call.load(reply) for call, reply in zip(together_with, replies, strict=False)]  # others follow
 
     def _queue(self, node: str) -> Queue:

@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 import redis
-import redis.exceptions
 from limits import RateLimitItem
 from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from app.core.errors import RateLimitedError, StoreUnavailableError
+from app.core.errors import RateLimitedError
+from app.core.store import tell_absence
 from app.rates import Rates
 from app.recent import Recent
 
@@ -83,8 +83,8 @@ class Tally:
         """
         try:
             return self._limiter.hit(limit, *whose, cost=cost)
-        except _AWAY as exc:
-            raise StoreUnavailableError from exc
+        except redis.RedisError as exc:
+            tell_absence(exc)
 
     def refusal(self, limit: RateLimitItem, *whose: str) -> Refusal:
         """Find out how long nothing is left.
@@ -94,12 +94,9 @@ class Tally:
         """
         try:
             stats = self._limiter.get_window_stats(limit, *whose)
-        except _AWAY as exc:
-            raise StoreUnavailableError from exc
+        except redis.RedisError as exc:
+            tell_absence(exc)
         return Refusal(limit.amount, stats.remaining, stats.reset_time)
-
-
-_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 
 
 class Throttle:

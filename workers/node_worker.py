@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 
+import redis
 import redis.asyncio
 from rq import Queue
 from rq.exceptions import NoSuchJobError
@@ -20,7 +21,8 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker, WorkerStatus
 
-from workers.rq_books import REDIS_AWAY, Books, Taken
+from app.core.store import is_away
+from workers.rq_books import Books, Taken
 
 _log = logging.getLogger(__name__)
 
@@ -97,11 +99,17 @@ class NodeWorker(BaseWorker):
             await asyncio.to_thread(self._unregister)
 
     async def _enter(self, stop: asyncio.Event) -> bool:
-        """Register with RQ, as soon as Redis is there; ``False`` if it is to stop before that."""
+        """Register with RQ, as soon as Redis is there; ``False`` if it is to stop before that.
+
+        Raises:
+            RedisError: Redis is there, and refuses.
+        """
         while not stop.is_set():
             try:
                 await asyncio.to_thread(self._register)
-            except REDIS_AWAY:
+            except redis.RedisError as exc:
+                if not is_away(exc):
+                    raise
                 await asyncio.sleep(_RECONNECT_S)
             else:
                 return True
@@ -117,7 +125,9 @@ class NodeWorker(BaseWorker):
                     sure = True
                 for taken in await self._take():
                     self._launch(taken)
-            except REDIS_AWAY as exc:
+            except redis.RedisError as exc:
+                if not is_away(exc):
+                    raise
                 sure = False  # a job may have been taken, and the reply that says so was lost
                 _log.warning("rq_redis_away", extra={"reason": str(exc)})
                 await asyncio.sleep(_RECONNECT_S)
@@ -196,5 +206,5 @@ class NodeWorker(BaseWorker):
                 self.connection.lpush(self._queue.key, job_id)
 
     def _unregister(self) -> None:
-        with contextlib.suppress(*REDIS_AWAY):
+        with contextlib.suppress(redis.RedisError):
             self.register_death()

@@ -14,17 +14,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import redis
 import redis.client
-import redis.exceptions
 from rq import Queue
 from rq.executions import Execution
 from rq.job import Job
 from rq.utils import now
 from rq.worker import BaseWorker, WorkerStatus
 
-_log = logging.getLogger(__name__)
+from app.core.store import is_away
 
-REDIS_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+_log = logging.getLogger(__name__)
 
 _GATHER_S = 0.02
 _HEARTBEAT_S = 5.0
@@ -120,9 +120,9 @@ class Books:
         try:
             self._book(batch)
             self._beat()
-        except REDIS_AWAY:
-            return False
-        except Exception:  # noqa: BLE001 - what can't be booked must not end the bookkeeping
+        except Exception as exc:  # noqa: BLE001 - what can't be booked must not end the bookkeeping
+            if isinstance(exc, redis.RedisError) and is_away(exc):
+                return False
             _log.exception("rq_bookkeeping_failed")
         return True
 

@@ -146,11 +146,23 @@ class TestPassword:
         web.key = web.make_key()
         web.publish()
         web.get("/api/vm")
-        web.client.config_set("maxmemory", "1")
+        web.client.execute_command("ACL", "SETUSER", "default", "-set")
         response = web.post(PASSWORD, json={"password": SECRET})
         web.close()
         assert response.status_code == 500
         assert any(record.exc_info for record in caplog.records)
+        assert "s3cret" not in caplog.text
+
+    def test_redis_that_is_full_is_as_good_as_none(self, own_redis: RedisServer, caplog: pytest.LogCaptureFixture):
+        caplog.set_level(logging.DEBUG)
+        web = Web(own_redis.url)
+        web.key = web.make_key()
+        web.publish()
+        web.get("/api/vm")
+        web.client.config_set("maxmemory", "1")
+        response = web.post(PASSWORD, json={"password": SECRET})
+        web.close()
+        assert response.status_code == 503
         assert "s3cret" not in caplog.text
 
     def test_refusal_has_the_agents_words(self, web: Web, redis_url: str):

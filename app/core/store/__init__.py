@@ -60,7 +60,7 @@ from app.core.store import (
     tokens,
     vms,
 )
-from app.core.store.calls import WAKE_CHANNEL, AsyncStore, Call, PatientStore, Store, ping, time
+from app.core.store.calls import WAKE_CHANNEL, AsyncStore, Call, PatientStore, Store, is_away, ping, tell_absence, time
 from app.core.store.sight import EVERYTHING, Sight
 
 __all__ = [
@@ -77,6 +77,7 @@ __all__ = [
     "files",
     "guest_calls",
     "idempotency",
+    "is_away",
     "jobs",
     "keys",
     "metrics",
@@ -84,6 +85,7 @@ __all__ = [
     "ping",
     "snapshots",
     "ssh_keys",
+    "tell_absence",
     "time",
     "tokens",
     "vms",

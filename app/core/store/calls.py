@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import orjson
 import redis
@@ -50,8 +50,8 @@ class Store:
         """
         try:
             return call.load(self._client.execute_command(*call.args))  # type: ignore[no-untyped-call]
-        except _AWAY as exc:
-            raise StoreUnavailableError from exc
+        except redis.RedisError as exc:
+            tell_absence(exc)
 
     def run_both(self, first: Call[T], second: Call[U]) -> tuple[T, U]:
         """Run two calls in one round trip.
@@ -112,7 +112,7 @@ class AsyncStore:
         for (_, future), reply in zip(passengers, replies, strict=True):
             if future.done():
                 continue  # its caller has gone
-            if isinstance(reply, _AWAY):
+            if isinstance(reply, redis.RedisError) and is_away(reply):
                 future.set_exception(_away(reply))
             elif isinstance(reply, Exception):
                 future.set_exception(reply)
@@ -140,12 +140,17 @@ class PatientStore:
         """
         try:
             return call.load(await self._client.execute_command(*call.args))  # type: ignore[no-untyped-call]
-        except _AWAY as exc:
-            raise StoreUnavailableError from exc
+        except redis.RedisError as exc:
+            tell_absence(exc)
 
 
 _Passenger = tuple[Call[Any], "asyncio.Future[Any]"]
-_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+_AWAY = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+)
 
 _TRIPS_AT_ONCE = 2
 _BULKY_BYTES = 64 * 1024
@@ -153,6 +158,27 @@ _BULKY_BYTES = 64 * 1024
 
 def _is_bulky(call: Call[Any]) -> bool:
     return any(isinstance(part, bytes) and len(part) > _BULKY_BYTES for part in call.args)
+
+
+def is_away(exc: redis.RedisError) -> bool:
+    """Tell whether Redis can't be used for now: it doesn't answer, or is loading, or takes nothing.
+
+    Source: Redis docs. OOM: maxmemory is reached. READONLY: it is a replica. MISCONF: what it takes can't be written to
+    its disk, because that is full for instance.
+    """
+    return isinstance(exc, _AWAY) or "MISCONF " in str(exc)
+
+
+def tell_absence(exc: redis.RedisError) -> NoReturn:
+    """Raise an error of the Redis client as what it means.
+
+    Raises:
+        StoreUnavailableError: Redis can't be used for now.
+        RedisError: Anything else: the very same.
+    """
+    if is_away(exc):
+        raise StoreUnavailableError from exc
+    raise exc
 
 
 def _away(exc: Exception) -> StoreUnavailableError:
