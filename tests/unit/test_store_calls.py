@@ -17,14 +17,14 @@ from app.core.store import is_away
     ],
 )
 def test_redis_that_takes_nothing_is_away(reply: str) -> None:
-    assert is_away(BaseParser().parse_error(reply))
+    assert is_away(BaseParser.parse_error(reply))
 
 
 @pytest.mark.parametrize(
     "reply", ["WRONGTYPE Operation against a key", "ERR unknown command", "NOSCRIPT No such script"]
 )
 def test_redis_that_refuses_what_is_wrong_is_there(reply: str) -> None:
-    assert not is_away(BaseParser().parse_error(reply))
+    assert not is_away(BaseParser.parse_error(reply))
 
 
 @pytest.mark.parametrize("exc", [redis.exceptions.ConnectionError("gone"), redis.exceptions.TimeoutError("late")])
