@@ -59,3 +59,15 @@ def test_the_worker_goes_on_when_there_is_room(worker: Worker, customer: Custome
     ended = customer.wait(customer.start(VMID, "echo hello"))
     assert (ended.state, customer.result(ended).stdout) == (CommandState.EXITED, b"hello\n")
     assert "Traceback" not in worker.log
+
+
+def test_a_worker_that_is_started_meanwhile_waits_for_room(worker: Worker, customer: Customer):
+    assert worker.stop() == 0
+    customer.client.config_set("maxmemory", 1)
+    worker.start()
+    time.sleep(3)
+    assert worker.process.poll() is None, worker.last_words
+    customer.client.config_set("maxmemory", 0)
+    worker.wait_ready()
+    customer.wait_available(VMID)
+    assert "Traceback" not in worker.log
