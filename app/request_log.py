@@ -17,6 +17,8 @@ _V2 = "/api/v2/"
 
 def request_id() -> str:
     """Tell the id of the present request; its answer carries the same one."""
+    if "request_id" not in g:
+        g.request_id = ids.request_id_v2() if f"{request.path}/".startswith(_V2) else ids.request_id()
     return cast("str", g.request_id)
 
 
@@ -61,7 +63,6 @@ def install(app: Flask) -> None:
 
 def _begin() -> None:
     g.began_s = time.perf_counter()
-    g.request_id = ids.request_id_v2() if f"{request.path}/".startswith(_V2) else ids.request_id()
 
 
 def _end(response: Response) -> Response:

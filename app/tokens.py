@@ -126,7 +126,7 @@ class Tokens:
         if wanted not in {None, own}:
             raise UnauthorizedError(f"The API key does not belong to {wanted}")
         self._throttle.spend(key_id, RouteClass.EXEC)
-        secret = secrets.token_urlsafe(32)
+        secret = make_secret()
         view = self._store.run(tokens.create(digest(secret), key_id, key_sha256, method, not_after=not_after))
         if view is None:
             raise UnauthorizedError("The API key has expired, or has another secret by now")
@@ -138,3 +138,9 @@ class Tokens:
         if view is None:
             raise UnauthorizedError("The token is not valid, or has expired")
         return view
+
+
+def make_secret() -> str:
+    """Make a token. Its first character is no dash: ``openstack token revoke`` would take it for an option."""
+    secret = secrets.token_urlsafe(32)
+    return make_secret() if secret.startswith("-") else secret

@@ -9,6 +9,7 @@ import pytest
 from app.access import Scope, roll_key
 from app.core import clock
 from app.core.store import keys, tokens
+from app.tokens import make_secret
 from tests.openstack import SERVERS, TOKENS, Cloud, assert_fault, by_credential, by_password, by_token
 from tests.web import Web
 
@@ -241,3 +242,7 @@ class TestSubject:
     def test_it_must_be_named(self, web: Web, cloud: Cloud):
         assert_fault(cloud.get(TOKENS), 400, "error")
         assert_fault(web.http.get(TOKENS, headers={"X-Subject-Token": cloud.token}), 401, "error")
+
+
+def test_no_token_looks_like_an_option_of_a_command():
+    assert not any(make_secret().startswith("-") for _ in range(2000))
