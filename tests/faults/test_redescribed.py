@@ -106,6 +106,18 @@ def test_a_socket_is_let_go_when_the_last_command_of_a_vm_that_is_gone_has_ended
     until(15, "the socket's lock is free", lambda: is_free(folder / f"{VMID}.qga.lock"))
 
 
+def test_a_second_vm_with_the_same_socket_does_not_become_the_first(worker: Worker, customer: Customer):
+    text = (worker.vm_dir / f"{VMID}.toml").read_text()
+    copy = worker.vm_dir / "partial"
+    copy.write_text(text.replace(f"vmid = {VMID}", f"vmid = {VMID + 1}").replace(ACCOUNT, "other"))
+    copy.rename(worker.vm_dir / "copy.toml")
+    until(5, "the copy is known", lambda: customer.vm(VMID + 1))
+    refused = customer.wait(customer.start(VMID + 1, "echo stolen"))
+    assert refused.state is CommandState.FAILED
+    assert "already used" in str(refused.message)
+    assert_usable(customer)
+
+
 def is_free(lock: Path) -> bool:
     with lock.open("rb") as file:
         try:

@@ -132,6 +132,14 @@ class Registry:
             except DefinitionError as exc:
                 await self._skip(path, str(exc))
 
+    def _find_orphan(self, qga: Path) -> "Channel | None":
+        """Find the channel to a socket that commands of a VM still use which isn't followed any more.
+
+        Two would keep the socket from each other. One that a VM has is not given to another: it would be that guest.
+        """
+        channel = self._channels.get(qga)
+        return None if any(vm.channel is channel for vm, _ in self._vms.values()) else channel
+
     async def _skip(self, path: Path, reason: str) -> None:
         known = self._broken.get(path)
         await self._drop(path, for_good=False)
@@ -156,9 +164,7 @@ class Registry:
             self._settings,
             publish=self._publish,
             long_replies=self._long_replies,
-            channel=self._channels.get(
-                wanted.qga
-            ),  # one that commands still use: two would keep the socket from each other
+            channel=self._find_orphan(wanted.qga),
             guest_gone=self._guest_gone,
             history=self._history,
             look_at_snapshots=self._look_at_snapshots,
