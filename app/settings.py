@@ -66,7 +66,7 @@ class WebSettings:
     cpu_affinity: Switch = variable(
         "WEB_CPU_AFFINITY",
         "on",
-        "Whether each web process stays on a CPU of its own, on or off: it answers a third more requests there.",
+        "Whether each web process stays on a CPU of its own, on or off: it answers about a quarter more there.",
     )
     client_stall_s: float = variable(
         "CLIENT_STALL_S",
