@@ -7,17 +7,17 @@ key. A view notes what its path doesn't tell; a read whose view notes something 
 import hashlib
 import re
 import shlex
-from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response, g, has_request_context, request
+from flask import Flask, Response, has_request_context
 from werkzeug.exceptions import HTTPException
 
 from app.core.errors import OwnUpError, RateLimitedError, StoreUnavailableError
 from app.core.records import CommandRequest
 from app.core.secrecy import hide_keys
 from app.core.store import Call
+from app.present import Fact, present, present_request
 from app.request_log import asked, asker, noted_error, request_id
 from app.services import services
 from app.settings import AuditCommands, Switch
@@ -30,8 +30,6 @@ _REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 _KEY_HEADERS = ("X-API-Key", "Authorization", "X-Auth-Token")
 _KEY_ID = re.compile(r"ownup_([0-9a-f]{16})_")
 
-Fact = str | int | bool | Sequence[str] | None
-
 
 def install(app: Flask) -> None:
     """Let the requests of an application become entries of the trail."""
@@ -41,7 +39,8 @@ def install(app: Flask) -> None:
 
 def note(**facts: Fact) -> None:
     """Note what an entry of the present request says besides its path; never a secret."""
-    g.audit_noted = g.get("audit_noted", {}) | facts
+    known = present()
+    known.facts = {**(known.facts or {}), **facts}
 
 
 def note_command(wanted: CommandRequest) -> None:
@@ -56,7 +55,7 @@ def note_command(wanted: CommandRequest) -> None:
 def note_login(method: str, secret: str) -> None:
     """Note that the present request shows its key in its body, and in which way."""
     note(login=method)
-    g.audit_shown = secret
+    present().shown = secret
 
 
 def intent() -> tuple[Call[bool], ...]:
@@ -67,7 +66,7 @@ def intent() -> tuple[Call[bool], ...]:
 
 
 def _begin() -> None:
-    g.audit_when = services().clock()
+    present().began_at = services().clock()
 
 
 def _end(response: Response) -> Response:
@@ -82,35 +81,40 @@ def _counts(status: int) -> bool:
         return False
     if status in _REFUSED:
         return bool(_shown())
-    known = "principal" in g or (isinstance(error, StoreUnavailableError) and bool(_shown()))
-    return known and _is_no_plain_read()
+    known = present().principal or (isinstance(error, StoreUnavailableError) and bool(_shown()))
+    return bool(known) and _is_no_plain_read()
 
 
 def _is_no_plain_read() -> bool:
-    return request.method not in _PLAIN or "audit_noted" in g or services().settings.audit_reads is Switch.ON
+    if present_request().method not in _PLAIN or present().facts is not None:
+        return True
+    return services().settings.audit_reads is Switch.ON
 
 
 def _shown() -> str:
     """Tell the key or token that the present request shows."""
-    if "audit_shown" in g:
-        return str(g.audit_shown)
-    return next((request.headers[name] for name in _KEY_HEADERS if name in request.headers), "")
+    in_body = present().shown
+    if in_body is not None:
+        return in_body
+    headers = present_request().headers
+    return next((headers[name] for name in _KEY_HEADERS if name in headers), "")
 
 
 def _facts() -> dict[str, Any]:
-    path = {name: hide_keys(str(value)) for name, value in (request.view_args or {}).items()}
+    known = present()
+    path = {name: hide_keys(str(value)) for name, value in (present_request().view_args or {}).items()}
     return {
-        "when": g.audit_when.isoformat(timespec="milliseconds"),
+        "when": known.began_at.isoformat(timespec="milliseconds"),
         "requestId": request_id(),
         "who": _who(),
-        "what": asked() | {"path": path, "vmid": _find_vmid()} | g.get("audit_noted", {}),
+        "what": asked() | {"path": path, "vmid": _find_vmid()} | dict(known.facts or {}),
     }
 
 
 def _who() -> dict[str, Any]:
     """Tell who asks; of a key that doesn't count, or isn't looked at yet, only what it claims to be."""
     known = asker()
-    who = {"keyId": known.get("key_id"), "account": known.get("account"), "address": request.remote_addr}
+    who = {"keyId": known.get("key_id"), "account": known.get("account"), "address": present_request().remote_addr}
     if not known and (claimed := _KEY_ID.search(_shown())):
         who["claimedKeyId"] = claimed[1]
     return who
@@ -118,12 +122,12 @@ def _who() -> dict[str, Any]:
 
 def _find_vmid() -> int | None:
     """Tell which VM the present request is about, as far as that has been found out."""
-    path = request.view_args or {}
+    path, principal = present_request().view_args or {}, present().principal
     if str(path.get("vmid", "")).isdecimal():
         return int(path["vmid"])
     for variable, public_ids in (("vps_id", services().vps_ids), ("server_id", services().server_ids)):
-        if variable in path and "principal" in g:
-            return public_ids.recall(g.principal, path[variable])
+        if variable in path and principal:
+            return public_ids.recall(principal, path[variable])
     return None
 
 

@@ -3,12 +3,13 @@
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, g, request
+from flask import Blueprint, request
 
 from app.api.requires import by_key, count
 from app.core.errors import StoreUnavailableError
 from app.core.records import Node
 from app.core.store import nodes
+from app.present import present
 from app.services import services
 
 blueprint = Blueprint("health", __name__)
@@ -38,7 +39,7 @@ def readyz() -> tuple[dict[str, Any], HTTPStatus]:
 def _asks_operator() -> bool:
     if not any(name in request.headers for name in ("X-API-Key", "Authorization")):
         return False
-    principal = g.principal = by_key()
+    principal = present().principal = by_key()
     count(principal)
     return principal.is_operator
 

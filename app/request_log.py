@@ -2,11 +2,12 @@
 
 import logging
 import time
-from typing import Any, cast
+from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response
 
 from app.core import ids
+from app.present import Present, present, present_request
 
 _LOG = logging.getLogger(__name__)
 _VM_IDS = frozenset({"vmid", "vps_id", "server_id"})
@@ -17,30 +18,33 @@ _V2 = "/api/v2/"
 
 def request_id() -> str:
     """Tell the id of the present request; its answer carries the same one."""
-    if "request_id" not in g:
-        g.request_id = ids.request_id_v2() if f"{request.path}/".startswith(_V2) else ids.request_id()
-    return cast("str", g.request_id)
+    known = present()
+    if known.request_id is None:
+        is_v2 = f"{present_request().path}/".startswith(_V2)
+        known.request_id = ids.request_id_v2() if is_v2 else ids.request_id()
+    return known.request_id
 
 
 def note_error(error: Exception) -> None:
     """Keep the error that the present request ends in for those who tell of it."""
-    g.error = error
+    present().error = error
 
 
 def noted_error() -> Exception | None:
     """Tell the error that the present request ended in."""
-    return cast("Exception | None", g.get("error"))
+    return present().error
 
 
 def asked() -> dict[str, Any]:
     """Tell what the present request asks for: its method, and the route that its path is of."""
+    request = present_request()
     rule = request.url_rule
     return {"method": request.method, "route": rule.rule if rule else "-"}
 
 
 def asker() -> dict[str, str]:
     """Tell who the present request comes from, once that is found out."""
-    principal = g.get("principal")
+    principal = present().principal
     return {"account": principal.account, "key_id": principal.key_id} if principal else {}
 
 
@@ -51,25 +55,26 @@ def note_failure(error: Exception, *, expected: bool) -> None:
         error: What happened.
         expected: Whether it is one of the errors OwnUp foresees; of the others the traceback is logged too.
     """
-    g.failure = error
-    g.failure_expected = expected
+    known = present()
+    known.failure, known.failure_expected = error, expected
 
 
 def install(app: Flask) -> None:
-    """Give every request of an application its id and its log line."""
+    """Give every request of an application its id and its log line, and a place for what is known of it."""
+    app.app_ctx_globals_class = Present
     app.before_request(_begin)
     app.after_request(_end)
 
 
 def _begin() -> None:
-    g.began_s = time.perf_counter()
+    present().began_s = time.perf_counter()
 
 
 def _end(response: Response) -> Response:
     response.headers["X-Request-Id"] = request_id()
-    failure = g.get("failure")
+    failure = present().failure
     level = logging.ERROR if failure else logging.INFO
-    exc_info = failure if failure and not g.failure_expected else None
+    exc_info = failure if failure and not present().failure_expected else None
     _LOG.log(level, "request", extra=_facts(response.status_code, failure), exc_info=exc_info)
     return response
 
@@ -77,11 +82,11 @@ def _end(response: Response) -> Response:
 def _facts(status: int, failure: Exception | None) -> dict[str, Any]:
     facts = asked() | {
         "status": status,
-        "ms": round((time.perf_counter() - g.began_s) * 1000, 1),
+        "ms": round((time.perf_counter() - present().began_s) * 1000, 1),
         "request_id": request_id(),
     }
     facts |= asker()
-    facts |= {name: value for name, value in (request.view_args or {}).items() if name in _VM_IDS}
+    facts |= {name: value for name, value in (present_request().view_args or {}).items() if name in _VM_IDS}
     if failure:
         facts |= {"error": type(failure).__name__, "reason": str(failure)}  # not the guest's words, which may be any
     return facts

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 
-from flask import Flask, current_app
+from flask import Flask
 
 from app.access import Access
 from app.audit import Audit
@@ -17,6 +17,7 @@ from app.history import History
 from app.inventory import Inventory
 from app.jobs import Jobs
 from app.keys import Keys
+from app.present import present_app
 from app.public_ids import PublicIds
 from app.results import Results
 from app.settings import WebSettings
@@ -60,4 +61,4 @@ def install(app: Flask, services: Services) -> None:
 
 def services() -> Services:
     """Get the collaborators of the application that serves the present request."""
-    return cast("Services", current_app.extensions[_EXTENSION])
+    return cast("Services", present_app().extensions[_EXTENSION])

@@ -16,6 +16,7 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.api.json_text import load_object
 from app.core.errors import InvalidRequestError, Problem, ProblemKind
+from app.present import present_request
 
 MAX_INTEGER = 2**63 - 1
 
@@ -77,6 +78,10 @@ class RequestParser(FlaskParser):
     """Reads a request by a schema, and refuses it with our own error."""
 
     DEFAULT_VALIDATION_STATUS = 400
+
+    def get_default_request(self) -> Request:
+        """Get the request that is to be read."""
+        return present_request()
 
     def load_json(self, req: Request, *_args: Any) -> Any:
         """Read the body; no body reads as an object without fields.

@@ -15,6 +15,7 @@ from app.api.face import FaceBlueprint
 from app.api.openstack.addresses import COMPUTE, IDENTITY
 from app.api.requires import requires as requires_of
 from app.core.errors import InvalidRequestError, Problem, UnauthorizedError
+from app.present import present_request
 from app.request_log import request_id
 from app.services import services
 
@@ -68,7 +69,7 @@ def insist_on_microversion() -> None:
 
 def add_headers(response: Response) -> Response:
     """Let an answer below this face carry what OpenStack's clients look for, if it is an error too."""
-    path = request.path
+    path = present_request().path
     in_compute = _is_below(path, COMPUTE)
     if in_compute:
         response.headers["X-Compute-Request-ID"] = f"req-{request_id()}"

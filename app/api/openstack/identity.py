@@ -7,7 +7,7 @@ Source: Keystone API reference, v3, authentication and token management.
 
 from typing import Any
 
-from flask import Response, g, request
+from flask import Response, request
 
 from app.access import Principal
 from app.api.face import FaceBlueprint
@@ -18,6 +18,7 @@ from app.api.openstack.conventions import by_token
 from app.api.openstack.schemas import TokenAnswer
 from app.api.requires import count
 from app.audit_trail import note_login
+from app.present import present
 from app.services import services
 from app.tokens import TokenView
 
@@ -68,7 +69,7 @@ def log_in(credentials: Credentials) -> tuple[dict[str, Any], int, dict[str, str
     tokens = services().tokens
     issue = tokens.exchange if credentials.method == "token" else tokens.log_in
     login = issue(credentials.secret, credentials.method, credentials.project, address=request.remote_addr)
-    g.principal = Principal.of(login.view.key)
+    present().principal = Principal.of(login.view.key)
     return _answer(login.view), 201, {_SUBJECT: login.secret}
 
 
@@ -78,9 +79,9 @@ def log_in(credentials: Credentials) -> tuple[dict[str, Any], int, dict[str, str
 @blueprint.response(200, TokenAnswer, example=_EXAMPLE, headers=_SUBJECT_DOC)
 def show_token(subject: str) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Tell what a token of your key is good for."""
-    g.principal = by_token()
-    count(g.principal)
-    return _answer(services().tokens.get(g.principal, subject)), 200, {_SUBJECT: subject}
+    principal = present().principal = by_token()
+    count(principal)
+    return _answer(services().tokens.get(principal, subject)), 200, {_SUBJECT: subject}
 
 
 @blueprint.route(_TOKENS, methods=["DELETE"])
@@ -89,9 +90,9 @@ def show_token(subject: str) -> tuple[dict[str, Any], int, dict[str, str]]:
 @blueprint.response(204)
 def revoke_token(subject: str) -> Response:
     """End a token of your key at once."""
-    g.principal = by_token()
-    count(g.principal)
-    services().tokens.revoke(g.principal, subject)
+    principal = present().principal = by_token()
+    count(principal)
+    services().tokens.revoke(principal, subject)
     return Response(status=204)
 
 
