@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 
 from app.allowed_ips import is_within
 from app.core import ids
@@ -51,7 +52,7 @@ TENANT_SCOPES = tuple(scope for scope in Scope if scope is not Scope.ADMIN)
 """All that a key of one account can need."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Principal:
     """On whose behalf a request is carried out.
 
@@ -78,7 +79,7 @@ class Principal:
         """Whether it sees the things of every account."""
         return Scope.ADMIN in self.scopes
 
-    @property
+    @cached_property
     def sight(self) -> Sight:
         """What it may see. One that is limited to certain commands sees those that were started with its key."""
         account = None if self.is_operator else self.account

@@ -28,12 +28,26 @@ from app.core.records import (
     Vm,
     VmStatus,
 )
-from app.core.store import WAKE_CHANNEL, AsyncStore, Sight, Store, commands, idempotency, jobs, keys, nodes, ping, vms
+from app.core.store import (
+    WAKE_CHANNEL,
+    AsyncStore,
+    Call,
+    Sight,
+    Store,
+    commands,
+    idempotency,
+    jobs,
+    keys,
+    nodes,
+    ping,
+    vms,
+)
 from app.core.store import time as clock
 from app.core.store.commands import Claim, Result
 from app.core.store.idempotency import Reservation
 from app.core.store.nodes import Beat
 from app.core.store.vms import VmView
+from tests.conftest import RedisServer
 
 NOW = datetime(2026, 2, 10, 12, 30, 15, 123456, tzinfo=UTC)
 ACME = Sight("acme")
@@ -517,6 +531,46 @@ class TestRunning:
         view, key = store.run_both(vms.read(10000), keys.find("k1"))
         assert view is not None
         assert (view.vm, key) == (VM, KEY)
+
+    def test_one_connection_does_for_calls_that_come_one_after_the_other(self, store: Store, client: redis.Redis):
+        store.run(ping())
+        before = client.info("clients")["connected_clients"]
+        for _ in range(50):
+            store.run(ping())
+        assert client.info("clients")["connected_clients"] == before
+
+    def test_connection_that_redis_closed_while_it_was_idle_is_replaced(self, own_redis: RedisServer):
+        with own_redis.client() as client:
+            store = Store(client)
+            store.run(keys.save(KEY))
+            own_redis.stop()
+            own_redis.start()
+            assert store.run(keys.find("k1")) == KEY
+
+    def test_redis_that_comes_back_is_used_again(self, own_redis: RedisServer):
+        with redis.Redis.from_url(own_redis.url, retry=Retry(NoBackoff(), 0)) as client:
+            store = Store(client)
+            store.run(ping())
+            own_redis.stop()
+            for _ in range(2):
+                with pytest.raises(StoreUnavailableError):
+                    store.run(ping())
+            own_redis.start()
+            store.run(ping())
+
+    def test_reply_that_comes_too_late_is_nobodys(self, redis_url: str):
+        with redis.Redis.from_url(redis_url, socket_timeout=0.2, retry=Retry(NoBackoff(), 0)) as client:
+            store = Store(client)
+            with pytest.raises(StoreUnavailableError):
+                store.run(Call(("BLPOP", "nothing", "0.5"), lambda reply: reply))
+            assert store.run(Call(("ECHO", "mine"), bytes)) == b"mine"
+            time.sleep(0.6)  # by now the other one has been sent
+            assert store.run(Call(("ECHO", "mine too"), bytes)) == b"mine too"
+
+    def test_call_that_redis_refuses_spoils_nothing(self, store: Store):
+        with pytest.raises(redis.ResponseError):
+            store.run(Call(("NO-SUCH-COMMAND",), lambda reply: reply))
+        assert store.run(Call(("ECHO", "mine"), bytes)) == b"mine"
 
     async def test_event_loop_reads_the_same(self, store: Store, redis_url: str):
         store.run(keys.save(KEY))

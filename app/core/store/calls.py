@@ -1,6 +1,7 @@
 """What an operation on the store is, and the two ways to run one: from threads and from an event loop."""
 
 import asyncio
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class Store:
 
     def __init__(self, client: "redis.Redis") -> None:
         self._client = client
+        self._idle: list[redis.Connection] = []
 
     def run(self, call: Call[T]) -> T:
         """Run one call.
@@ -49,9 +51,38 @@ class Store:
             StoreUnavailableError: Redis is away, or still loading.
         """
         try:
-            return call.load(self._client.execute_command(*call.args))  # type: ignore[no-untyped-call]
+            return call.load(self._ask(call.args))
         except redis.RedisError as exc:
             tell_absence(exc)
+
+    def _ask(self, args: Args) -> Any:
+        """Do what the client does, but for what isn't wanted here: to try again, to convert replies, to count.
+
+        The connections are the client's, which closes them; here they are kept as long as nothing goes wrong.
+        """
+        connection = self._take()
+        try:
+            connection.send_command(*args)  # type: ignore[no-untyped-call]
+            reply = connection.read_response()
+        except BaseException:
+            self._client.connection_pool.release(connection)
+            raise
+        self._idle.append(connection)
+        return reply
+
+    def _take(self) -> redis.Connection:
+        """Take an idle connection; one on which anything has come meanwhile, such as its end, is made anew."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return self._client.connection_pool.get_connection()
+        try:
+            is_stale = connection.can_read()
+        except redis.ConnectionError:
+            is_stale = True
+        if is_stale:
+            connection.disconnect()  # type: ignore[no-untyped-call]
+        return connection
 
     def run_both(self, first: Call[T], second: Call[U]) -> tuple[T, U]:
         """Run two calls in one round trip.
@@ -209,8 +240,14 @@ def script(text: str, *args: str | bytes | float, load: Callable[[Any], T]) -> C
 def both(first: Call[T], second: Call[U]) -> Call[tuple[T, U]]:
     """Make one call of two, carried out one after the other with nothing in between."""
     (one, one_args), (other, other_args) = _as_script(first), _as_script(second)
-    text = _BOTH.format(one, other, count=len(one_args))
+    text = _both(one, other, len(one_args))
     return script(text, *one_args, *other_args, load=lambda replies: (first.load(replies[0]), second.load(replies[1])))
+
+
+@functools.cache
+def _both(first: str, second: str, count: int) -> str:
+    """Write a script of two, of which the first has so many arguments."""
+    return _BOTH.format(first, second, count=count)
 
 
 _BOTH = """

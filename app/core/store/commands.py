@@ -338,7 +338,7 @@ def _end_fields(end: CommandEnd) -> dict[str, Any]:
 
 def request_kill(vmid: int, pid: int, sight: Sight = EVERYTHING) -> Call[Command | None]:
     """Note that somebody wants a running command killed; one that has ended stays as it is. Tells its record."""
-    return script(_REQUEST_KILL, vmid, pid, sight.dump(), load=lambda reply: load_record(Command, reply))
+    return script(_REQUEST_KILL, vmid, pid, sight.text, load=lambda reply: load_record(Command, reply))
 
 
 def request_cancel(vmid: int, command_id: str, sight: Sight = EVERYTHING) -> Call[Command | None]:
@@ -346,7 +346,7 @@ def request_cancel(vmid: int, command_id: str, sight: Sight = EVERYTHING) -> Cal
 
     One that is still queued then isn't sent any more, unless it is being sent this moment. Tells its record.
     """
-    return script(_REQUEST_CANCEL, vmid, command_id, sight.dump(), load=lambda reply: load_record(Command, reply))
+    return script(_REQUEST_CANCEL, vmid, command_id, sight.text, load=lambda reply: load_record(Command, reply))
 
 
 def list_page(vmid: int, sight: Sight, *, after: str | None, limit: int) -> Call[tuple[Command, ...] | None]:
@@ -365,7 +365,7 @@ def list_page(vmid: int, sight: Sight, *, after: str | None, limit: int) -> Call
     def load(reply: Any) -> tuple[Command, ...] | None:
         return None if reply is None else tuple(decode(Command, pairs(fields)) for fields in reply)
 
-    return script(_LIST_PAGE, vmid, sight.dump(), after or "", limit, load=load)
+    return script(_LIST_PAGE, vmid, sight.text, after or "", limit, load=load)
 
 
 def is_undelivered(command_id: str) -> Call[bool]:
@@ -375,12 +375,12 @@ def is_undelivered(command_id: str) -> Call[bool]:
 
 def read_result(vmid: int, pid: int, sight: Sight = EVERYTHING) -> Call[Result | None]:
     """Read the latest command that got this pid in this VM, with its output; ``None``: there is none to be seen."""
-    return script(_READ_RESULT, vmid, pid, sight.dump(), load=_load_result)
+    return script(_READ_RESULT, vmid, pid, sight.text, load=_load_result)
 
 
 def find_result(command_id: str, sight: Sight = EVERYTHING) -> Call[Result | None]:
     """Read one command by its id, with its output. Unlike a pid, an id never comes to mean another command."""
-    return script(_FIND_RESULT, command_id, sight.dump(), load=_load_result)
+    return script(_FIND_RESULT, command_id, sight.text, load=_load_result)
 
 
 def fetch_output(result: Result) -> Call[Result]:

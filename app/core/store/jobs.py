@@ -63,7 +63,7 @@ def create(job: Job, *, start_within_s: float) -> Call[bool]:
 
 def find(job_id: str, sight: Sight = EVERYTHING) -> Call[Job | None]:
     """Read one job; ``None``: there is none to be seen."""
-    return script(_FIND, job_id, sight.dump(), load=lambda reply: load_record(Job, reply))
+    return script(_FIND, job_id, sight.text, load=lambda reply: load_record(Job, reply))
 
 
 def start(job_id: str) -> Call[Job | None]:

@@ -6,10 +6,11 @@ apart by the time it takes.
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sight:
     """Whose things, of which VMs, a reader may see; everything by default, which is what workers do.
 
@@ -23,8 +24,9 @@ class Sight:
     vmids: frozenset[int] | None = None
     key_id: str | None = None
 
-    def dump(self) -> str:
-        """Write it as the argument that ``sees`` reads."""
+    @cached_property
+    def text(self) -> str:
+        """The argument that ``sees`` reads."""
         given: dict[str, Any] = {}
         if self.account is not None:
             given["account"] = self.account

@@ -84,7 +84,7 @@ def leave(vmid: int, node: str) -> Call[None]:
 
 def read(vmid: int, sight: Sight = EVERYTHING) -> Call[VmSnapshots | None]:
     """Read what is known of a VM's snapshots; ``None`` if no worker has told anything, or none are to be seen."""
-    return script(_READ, vmid, sight.dump(), load=_load)
+    return script(_READ, vmid, sight.text, load=_load)
 
 
 def _dump(known: VmSnapshots) -> str:

@@ -135,22 +135,22 @@ def remove(vmid: int, node: str, *, with_results: bool = True) -> Call[None]:
 
 def read(vmid: int, sight: Sight = EVERYTHING) -> Call[VmView | None]:
     """Read one VM with whether its node is alive; ``None``: there is none to be seen."""
-    return script(_READ, vmid, sight.dump(), load=_load_view)
+    return script(_READ, vmid, sight.text, load=_load_view)
 
 
 def list_seen(sight: Sight) -> Call[tuple[VmView, ...]]:
     """Read all VMs, by vmid."""
-    return script(_LIST, sight.dump(), load=_load_views)
+    return script(_LIST, sight.text, load=_load_views)
 
 
 def list_page(sight: Sight, *, after: int, limit: int) -> Call[tuple[VmView, ...]]:
     """Read the next VMs, by vmid, from the first one above ``after`` on."""
-    return script(_LIST_PAGE, sight.dump(), after, limit, load=_load_views)
+    return script(_LIST_PAGE, sight.text, after, limit, load=_load_views)
 
 
 def list_vmids(sight: Sight) -> Call[frozenset[int]]:
     """List vmids, and nothing else of the VMs."""
-    return script(f"{_SEEN_VMIDS} return seen_vmids()", sight.dump(), load=lambda reply: frozenset(map(int, reply)))
+    return script(f"{_SEEN_VMIDS} return seen_vmids()", sight.text, load=lambda reply: frozenset(map(int, reply)))
 
 
 def _load_view(reply: Any) -> VmView | None:
