@@ -1,8 +1,9 @@
 """What the faces share where they meet flask-smorest: how routes are declared, and one OpenAPI document a face."""
 
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
 import marshmallow
 from flask import Flask
@@ -33,9 +34,19 @@ def about(description: str) -> dict[str, str]:
 class AnswerSchema(marshmallow.Schema):
     """What stands in an answer; made from a dict, or from a record."""
 
-    def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
-        """Find the value of a field; marshmallow's own way is made for anything, and takes longer."""
-        return obj.get(attr, default) if isinstance(obj, dict) else getattr(obj, attr, default)
+    def dump(self, obj: Any, *, many: bool | None = None) -> Any:
+        """Write it, or a list of them; marshmallow's own way, with hooks and accessors, takes twice as long."""
+        is_list = self.many if many is None else many
+        return [self._dump(each) for each in obj] if is_list else self._dump(obj)
+
+    def _dump(self, obj: Any) -> dict[str, Any]:
+        find = obj.get if isinstance(obj, dict) else partial(getattr, obj)
+        answer = {}
+        for name, field in self.dump_fields.items():
+            value = find(name, field.dump_default)
+            if value is not marshmallow.missing:
+                answer[field.data_key or name] = field._serialize(value, name, obj)  # noqa: SLF001 - as Nested does
+        return answer
 
 
 class FaceBlueprint(Blueprint):
@@ -47,7 +58,12 @@ class FaceBlueprint(Blueprint):
         """Document with which errors a view may answer; one that asks for a key may always find it used too much."""
         limited = {HTTPStatus.TOO_MANY_REQUESTS} if HTTPStatus.UNAUTHORIZED in statuses else set()
         responses = {int(status): HTTPStatus(status).name for status in sorted({*statuses, *limited})}
-        return cast("Decorator", self.doc(responses=responses))
+
+        def decorate(view: Any) -> Any:
+            view._apidoc = self.doc(responses=responses)(view)._apidoc  # noqa: SLF001 - one call less a request
+            return view
+
+        return decorate
 
 
 def _allow_null(_converter: Any, _field: Any, ret: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
