@@ -27,13 +27,30 @@ _PIECE_BYTES = 64 * 1024
 
 
 class ClientSocket(socket.socket):
-    """A connection whose client has only so much time in which it lets us wait."""
+    """A connection whose client has only so much time in which it lets us wait.
+
+    Whether it waits at all is kept here: each of its system calls says that it must not wait, so the kernel needn't
+    be told twice a request.
+    """
 
     def __init__(self, accepted: socket.socket, stall_s: float) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, accepted.detach())
         self._stall_s = stall_s
         self._left_s = stall_s
+        self._may_wait = True
         self.is_stuck = False
+
+    def setblocking(self, flag: bool, /) -> None:  # noqa: FBT001 - socket's method
+        """Let it wait for its client, or not."""
+        self._may_wait = flag
+
+    def settimeout(self, value: float | None, /) -> None:
+        """Let it wait for its client, or not: how long is ``stall_s``."""
+        self._may_wait = value != 0
+
+    def getblocking(self) -> bool:
+        """Tell whether it waits for its client."""
+        return self._may_wait
 
     def begin(self) -> None:
         """Give the client all of its time again: a request begins."""
@@ -50,7 +67,7 @@ class ClientSocket(socket.socket):
             try:
                 data = super().recv(size, flags | socket.MSG_DONTWAIT)
             except BlockingIOError:
-                if not self.getblocking():
+                if not self._may_wait:
                     raise
                 self._wait(POLLIN)
             else:
@@ -69,7 +86,7 @@ class ClientSocket(socket.socket):
             try:
                 sent_bytes = super().send(rest, flags | socket.MSG_DONTWAIT)
             except BlockingIOError:
-                if not self.getblocking():
+                if not self._may_wait:
                     raise
                 self._wait(POLLOUT)
             else:

@@ -25,6 +25,7 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 
 from app import refusals
 from app.client_connection import Chunks, ClientSocket, Connection
+from app.request_threads import RequestThreads
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -56,6 +57,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._lingering: deque[Connection] = deque()
         self._accepted_s = self._accept_again_s = 0.0
+
+    def get_thread_pool(self) -> RequestThreads:
+        """Make the threads that requests are served in."""
+        return RequestThreads(self.cfg.threads)
 
     # --- a connection comes -------------------------------------------------------------------------------------------
 
