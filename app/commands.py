@@ -219,7 +219,7 @@ class Commands:
             NotFoundError: The VM or the record has gone.
         """
         started = self._await_pid(command, order, woken)
-        if woken.told != CommandState.RUNNING:
+        if woken.news.state != CommandState.RUNNING:
             woken.set()  # it may have ended already
         return self.results.await_end(principal, started, woken, order.wait_s) or (view, Result(started, b"", b""))
 
@@ -345,8 +345,8 @@ class Commands:
         """
 
         def look() -> Command | None:
-            if woken.pid is not None:
-                return replace(command, pid=woken.pid, state=CommandState.RUNNING)  # its end isn't told without output
+            if (pid := woken.news.pid) is not None:
+                return replace(command, pid=pid, state=CommandState.RUNNING)  # its end isn't told without output
             return self._find_started(command.id, order)
 
         started = wait(woken, self._deliver_within_s(order) + REPLY_GRACE_S, look)

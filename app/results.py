@@ -119,7 +119,9 @@ class Results:
 
         def look() -> tuple[VmView, Result] | None:
             nonlocal found
-            found = self._shown(principal, command.vmid, commands.find_result(command.id, principal.sight))
+            found = _told(woken) or self._shown(
+                principal, command.vmid, commands.find_result(command.id, principal.sight)
+            )
             return found if found[1].command.state.ended else None
 
         return wait(woken, wait_s, look, reread_s=wait_s, not_for=CommandState.RUNNING) or found
@@ -145,3 +147,9 @@ class Results:
         finally:
             if taken:
                 self.seats.release()
+
+
+def _told(woken: Waiter) -> tuple[VmView, Result] | None:
+    """Read a VM and a command's result where the news have brought them; whoever waits has seen both before."""
+    view, result = commands.load_told(woken.news.result) if woken.news.result else (None, None)
+    return (known(view), result) if view and result else None

@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Self, TypeVar
 
 import redis
 
@@ -32,16 +33,37 @@ The Redis client sends them, one each ``_LISTEN_S``, once nothing has come for i
 """
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """What is told of a command with a wake-up.
+
+    Attributes:
+        state: Its state; empty where none is told.
+        pid: Its guest pid, if it has one.
+        result: What became of it, as the store reads it; empty while it hasn't ended, or has much output.
+    """
+
+    state: str = ""
+    pid: int | None = None
+    result: bytes = field(default=b"", repr=False)
+
+    @classmethod
+    def load(cls, state: str = "", pid: str = "", *, result: bytes) -> Self:
+        """Read them."""
+        return cls(state, int(pid) if pid else None, result)
+
+
+_NO_NEWS = News()
+
+
 class Waiter(threading.Event):
     """Set whenever a record may have changed.
 
     Attributes:
-        told: The state that came with the latest news; empty where none came.
-        pid: The guest pid that came with them, if one did.
+        news: The latest news.
     """
 
-    told: str = ""
-    pid: int | None = None
+    news: News = _NO_NEWS
 
 
 class Wakeups:
@@ -107,12 +129,14 @@ class Wakeups:
                 if message is not None and message["type"] == "subscribe":
                     self._wake_all()
                 elif message is not None and message["type"] == "message":
-                    self._wake(*message["data"].decode().split(" "))
+                    self._wake(message["data"])
 
-    def _wake(self, record_id: str, state: str = "", pid: str = "") -> None:
+    def _wake(self, told: bytes) -> None:
+        head, _, result = told.partition(b"\n")
+        record_id, *facts = head.decode().split(" ")
         with self._lock:
             for event in self._waiters.get(record_id, ()):
-                event.told, event.pid = state, int(pid) if pid else None
+                event.news = News.load(*facts, result=result)
                 event.set()
 
     def _wake_all(self) -> None:
@@ -120,7 +144,7 @@ class Wakeups:
         with self._lock:
             for events in self._waiters.values():
                 for event in events:
-                    event.told, event.pid = "", None
+                    event.news = _NO_NEWS
                     event.set()
 
 
@@ -145,7 +169,7 @@ def wait(
     while (left_s := deadline_s - time.monotonic()) > 0:
         was_woken = woken.wait(min(reread_s, left_s))
         woken.clear()  # before anything is read: what is told from now on is news again
-        if was_woken and not_for and woken.told == not_for:
+        if was_woken and not_for and woken.news.state == not_for:
             continue
         try:
             seen = look()

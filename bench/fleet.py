@@ -129,8 +129,8 @@ class _Ends(threading.Thread):
             message = self._subscription.get_message(timeout=_LISTEN_S)
             if message is None:
                 continue
-            command_id, _, state = message["data"].decode().partition(" ")
-            if state and not state.startswith(CommandState.RUNNING):
+            command_id, *told = message["data"].partition(b"\n")[0].decode().split(" ")
+            if told and told[0] != CommandState.RUNNING:
                 self.seen_s[command_id] = _uptime_s()
 
     def find_id(self, vmid: int, pid: int) -> str:

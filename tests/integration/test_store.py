@@ -251,6 +251,24 @@ class TestCommands:
             start(store, command_id)
         assert store.run(commands.read_result(10000, 42)).command.id == "c2"
 
+    def test_news_of_an_end_tell_what_a_reader_would_read(self, store: Store, client: redis.Redis):
+        store.run(vms.publish(VM))
+        store.run(nodes.beat(NODE))
+        create(store)
+        start(store)
+        with client.pubsub(ignore_subscribe_messages=True) as subscription:
+            subscription.subscribe(WAKE_CHANNEL)
+            subscription.get_message(timeout=5)
+            store.run(commands.end("c1", ended(CommandState.EXITED, exit_code=0, stdout=b"\0\xff\n"), ttl_s=60))
+            message = subscription.get_message(timeout=5)
+        assert message is not None
+        head, _, told = message["data"].partition(b"\n")
+        assert head == b"c1 exited 42"
+        view, result = commands.load_told(told)
+        assert (view, result) == store.run_both(vms.read(10000), commands.find_result("c1"))
+        assert result is not None
+        assert result.stdout == b"\0\xff\n"
+
     def test_waiters_are_woken_by_every_move(self, store: Store, client: redis.Redis):
         with client.pubsub(ignore_subscribe_messages=True) as subscription:
             subscription.subscribe(WAKE_CHANNEL)

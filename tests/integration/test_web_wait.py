@@ -1,5 +1,7 @@
 """Waiting for the end of a command in the request that starts it, or in the one that reads it."""
 
+import base64
+import secrets
 import socket
 import threading
 import time
@@ -307,7 +309,7 @@ class TestGet:
         assert spent == dict.fromkeys(spent, 0)
         assert asking.data == RUNNING
 
-    def test_end_is_read_once_however_many_wait(self, web: Web, redis_url: str):
+    def test_end_comes_with_its_news_however_many_wait(self, web: Web, redis_url: str):
         command_id = start(web, redis_url)
         asking = [Asking(lambda: web.app.test_client().get(f"{READ}&wait=60", headers={"X-API-Key": web.key}))
                   for _ in range(20)]  # fmt: skip
@@ -319,8 +321,36 @@ class TestGet:
             for each in asking:
                 assert each.data == EXITED
 
-        assert spent_by(web, finish, "eval") == {"eval": 1 + 20}
+        assert spent_by(web, finish, "eval") == {"eval": 1}
         assert waiters(web) == 0
+
+    @pytest.mark.parametrize(
+        ("output", "reads"),
+        [(bytes(1_000_000), 0), (secrets.token_bytes(40_000), 1), (secrets.token_bytes(300_000), 1)],
+        ids=["compresses well", "long", "too long for a script"],
+    )
+    def test_output_is_whole_whether_it_came_with_the_news_or_not(
+        self, web: Web, redis_url: str, output: bytes, reads: int
+    ):
+        command_id = start(web, redis_url)
+        asking = Asking(lambda: web.get(f"{READ}&wait=60&encoding=base64"))
+        eventually(lambda: waiters(web))
+        threading.Event().wait(0.5)
+
+        def finish() -> None:
+            end(web.store, command_id, stdout=output)
+            assert base64.b64decode(str(asking.data["stdout"])) == output
+
+        assert spent_by(web, finish, "eval") == {"eval": 1 + reads}
+
+    def test_end_in_a_vm_that_was_given_away_is_told_to_nobody(self, web: Web, redis_url: str):
+        command_id = start(web, redis_url)
+        asking = Asking(lambda: web.get(f"{READ}&wait=60"))
+        eventually(lambda: waiters(web))
+        web.store.run(vms.publish(replace(RUNNING_VM, account="next")))
+        end(web.store, command_id)
+        asking.join(20)
+        assert_refused(asking.response, 404, "NOT_FOUND")
 
     def test_record_that_is_forgotten_meanwhile_is_404(self, web: Web, redis_url: str):
         command_id = start(web, redis_url)

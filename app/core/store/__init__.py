@@ -40,7 +40,8 @@ key                             type   holds
 ``ownup:audit``                 stream the audit trail: ``entry`` and its ``hash``; bounded
 ``ownup:audit:head``            hash   where it begins and ends: ``seq``, ``hash``, ``first``, ``seal``
 ``ownup:audit:open``            hash   requests whose entry comes when they end, by their ids
-``ownup:wake`` (channel)               ids of records that have just changed; a command's with its state and pid
+``ownup:wake`` (channel)               ids of records that have just changed; a command's with its state and pid, and
+                                       at its end with its result
 =============================== ====== =====================================================================
 """
 

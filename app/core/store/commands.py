@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+import msgpack  # type: ignore[import-untyped]
 import zstandard
 
 from app.core.codec import decode, encode
@@ -16,6 +17,7 @@ from app.core.errors import IllegalMoveError, TooManyCommandsError
 from app.core.records import COMMAND_MOVES, Command, CommandEnd, CommandRequest, CommandStart, CommandState
 from app.core.store.calls import NOW, Call, flat, load_names, load_record, nothing, pairs, script
 from app.core.store.sight import EVERYTHING, Sight, sees
+from app.core.store.vms import VmView, load_view
 
 MOST_LISTED = 10_000
 """How many commands of a VM can be listed; older ones can still be read by their ids."""
@@ -56,7 +58,10 @@ redis.call('HSET', cmd, 'sent_at', string.format('%.6f', now), 'claim', ARGV[2])
 return {{redis.call('HGETALL', cmd), redis.call('HGETALL', cmd .. ':request')}}
 """
 
-_MOVE = """
+_TOLD_BYTES = 16 * 1024
+"""An end tells its output, compressed, up to this size; what is longer is read by who wants it."""
+
+_MOVE = f"""
 local cmd = 'ownup:cmd:' .. ARGV[1]
 local present = redis.call('HGET', cmd, 'state')
 local legal = cjson.decode(ARGV[2])
@@ -64,13 +69,23 @@ if not present or not legal[present] then
   redis.call('DEL', cmd .. ':out:new', cmd .. ':err:new')
   return present
 end
+local function told(cmd, vm, account)
+  local owner = redis.call('HMGET', vm, 'account', 'node')
+  if owner[1] ~= account then return '' end
+  if redis.call('STRLEN', cmd .. ':out') + redis.call('STRLEN', cmd .. ':err') > {_TOLD_BYTES} then return '' end
+  local is_alive, pid = redis.call('EXISTS', 'ownup:node:' .. owner[2]), redis.call('GET', vm .. ':pid')
+  local out, err = redis.call('GET', cmd .. ':out') or '', redis.call('GET', cmd .. ':err') or ''
+  local view, result = {{redis.call('HGETALL', vm), is_alive, pid}}, {{redis.call('HGETALL', cmd), out, err}}
+  return '\\n' .. cmsgpack.pack({{view, result}})
+end
 local function keep(key, output, ttl)
   if output ~= '' then redis.call('SET', key, output, 'EX', ttl) end
   if redis.call('EXISTS', key .. ':new') == 1 then redis.call('RENAME', key .. ':new', key) end
 end
 redis.call('DEL', cmd .. ':request')
 redis.call('HSET', cmd, unpack(cjson.decode(ARGV[3])))
-local now = redis.call('HMGET', cmd, 'state', 'vmid', 'pid', 'node', 'key_id', 'vm_gone')
+local now = redis.call('HMGET', cmd, 'state', 'vmid', 'pid', 'node', 'key_id', 'vm_gone', 'account')
+local result = ''
 if now[1] == 'running' then
   if now[3] then
     redis.call('SET', 'ownup:pid:' .. now[2] .. ':' .. now[3], ARGV[1])
@@ -86,13 +101,18 @@ else
     redis.call('EXPIRE', cmd, ttl)
     keep(cmd .. ':out', ARGV[5], ttl)
     keep(cmd .. ':err', ARGV[6], ttl)
+    result = told(cmd, 'ownup:vm:' .. now[2], now[7])
   end
   redis.call('SREM', 'ownup:node:' .. now[4] .. ':open', ARGV[1])
   redis.call('SREM', 'ownup:vm:' .. now[2] .. ':open', ARGV[1])
   redis.call('SREM', 'ownup:key:' .. (now[5] or '') .. ':open', ARGV[1])
 end
-redis.call('PUBLISH', 'ownup:wake', ARGV[1] .. ' ' .. now[1] .. ' ' .. (now[3] or ''))
+redis.call('PUBLISH', 'ownup:wake', ARGV[1] .. ' ' .. now[1] .. ' ' .. (now[3] or '') .. result)
 return 1
+"""
+
+"""Who waits for an end needn't read it: it is told with all that a reader would see, unless its VM has been given away
+meanwhile; then it takes a reader's own eyes.
 """
 
 _IS_UNDELIVERED = f"""
@@ -381,6 +401,12 @@ def read_result(vmid: int, pid: int, sight: Sight = EVERYTHING) -> Call[Result |
 def find_result(command_id: str, sight: Sight = EVERYTHING) -> Call[Result | None]:
     """Read one command by its id, with its output. Unlike a pid, an id never comes to mean another command."""
     return script(_FIND_RESULT, command_id, sight.text, load=_load_result)
+
+
+def load_told(told: bytes) -> tuple[VmView | None, Result | None]:
+    """Read what the news of an end tell of its VM and of itself, as it was at that very moment."""
+    view, result = msgpack.unpackb(told, raw=True)
+    return load_view(view), _load_result(result)
 
 
 def fetch_output(result: Result) -> Call[Result]:

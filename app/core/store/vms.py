@@ -135,7 +135,7 @@ def remove(vmid: int, node: str, *, with_results: bool = True) -> Call[None]:
 
 def read(vmid: int, sight: Sight = EVERYTHING) -> Call[VmView | None]:
     """Read one VM with whether its node is alive; ``None``: there is none to be seen."""
-    return script(_READ, vmid, sight.text, load=_load_view)
+    return script(_READ, vmid, sight.text, load=load_view)
 
 
 def list_seen(sight: Sight) -> Call[tuple[VmView, ...]]:
@@ -153,7 +153,8 @@ def list_vmids(sight: Sight) -> Call[frozenset[int]]:
     return script(f"{_SEEN_VMIDS} return seen_vmids()", sight.text, load=lambda reply: frozenset(map(int, reply)))
 
 
-def _load_view(reply: Any) -> VmView | None:
+def load_view(reply: Any) -> VmView | None:
+    """Read a VM as a script returns it, or that there is none to be seen."""
     if not reply:
         return None
     pid = int(reply[2]) if reply[2] else None
@@ -161,5 +162,5 @@ def _load_view(reply: Any) -> VmView | None:
 
 
 def _load_views(reply: Any) -> tuple[VmView, ...]:
-    views = (view for view in map(_load_view, reply) if view)
+    views = (view for view in map(load_view, reply) if view)
     return tuple(sorted(views, key=lambda view: view.vm.vmid))
