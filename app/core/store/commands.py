@@ -5,7 +5,7 @@ import json
 import secrets
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -307,7 +307,7 @@ def start(command_id: str, start: CommandStart) -> Call[None]:
     Raises:
         IllegalMoveError: (when the reply is read) the command is not queued.
     """
-    return _move(command_id, CommandState.RUNNING, {"state": CommandState.RUNNING, **asdict(start)})
+    return _move(command_id, CommandState.RUNNING, {"state": CommandState.RUNNING, **encode(start)})
 
 
 def begin(command_id: str, started_at: datetime) -> Call[None]:
