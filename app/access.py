@@ -31,6 +31,7 @@ _NOTE_USE_EVERY_S = 60.0
 
 _NO_DIGEST = hashlib.sha256(b"").hexdigest()
 _LIMITED_TO_COMMANDS = "it may run certain commands and read what became of them, and do nothing else to a guest"
+_LIMITED_TO_A_PART = "it is for certain VMs or commands, and can't change what is there for the whole account"
 
 
 class Scope(StrEnum):
@@ -102,6 +103,15 @@ class Principal:
         """
         if self.commands:
             raise KeyLimitedError(_LIMITED_TO_COMMANDS)
+
+    def require_whole_account(self) -> None:
+        """Insist that it isn't limited to certain VMs or commands: what it changes is for all VMs of the account.
+
+        Raises:
+            KeyLimitedError: It is.
+        """
+        if self.vmids is not None or self.commands:
+            raise KeyLimitedError(_LIMITED_TO_A_PART)
 
     @classmethod
     def of(cls, key: ApiKey) -> "Principal":

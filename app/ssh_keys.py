@@ -67,8 +67,10 @@ class SshKeys:
             line: The key, as ``PublicKey.read`` takes it.
 
         Raises:
+            KeyLimitedError: The principal is limited to certain VMs or commands.
             SshKeyRefusedError: The account has it already, or has as many as it may.
         """
+        principal.require_whole_account()
         if len(self.list_owned(principal)) >= LIMIT:
             raise SshKeyRefusedError(f"An account may keep {LIMIT} SSH keys; remove one first")
         public_key = PublicKey.read(line)
@@ -82,8 +84,10 @@ class SshKeys:
         """Give a key another name.
 
         Raises:
+            KeyLimitedError: The principal is limited to certain VMs or commands.
             NotFoundError: There is no such key, or it belongs to another account.
         """
+        principal.require_whole_account()
         key = self.get(principal, key_id)
         self.store.run(ssh_keys.rename(key.account, _fingerprint(key), name))
         return self.get(principal, key_id)
@@ -92,8 +96,10 @@ class SshKeys:
         """Forget a key. Guests that have it keep it.
 
         Raises:
+            KeyLimitedError: The principal is limited to certain VMs or commands.
             NotFoundError: There is no such key, or it belongs to another account.
         """
+        principal.require_whole_account()
         key = self.get(principal, key_id)
         self.store.run(ssh_keys.remove(key.account, _fingerprint(key)))
 

@@ -316,6 +316,21 @@ def test_a_key_for_certain_commands_is_for_nothing_else_in_a_guest(scene: Scene,
         assert scene.contents() == before
 
 
+@each_call
+@pytest.mark.parametrize("limit", [{"allowed_commands": ("uptime",)}, {"allowed_vmids": (OTHER_VMID,)}], ids=str)
+def test_a_limited_key_changes_no_ssh_key_of_the_account(
+    scene: Scene, method: str, rule: str, row: Row, limit: dict[str, Any]
+):
+    if row.scope is not Scope.WRITE_ACCOUNT or "ssh" not in rule:
+        return
+    limited = scene.store_key(**limit)
+    before = scene.contents()
+    response = scene.call(method, rule, row, limited)
+    assert response.status_code == 403, response.text
+    assert_error_of_the_face(rule, response)
+    assert scene.contents() == before
+
+
 @pytest.mark.parametrize("who", [*UNKNOWN[1:], "another project"], ids=str)
 def test_nobody_logs_in_who_isn_t_known(scene: Scene, who: Who | str):
     secret = scene.good if isinstance(who, str) else who(scene, Row(None))
