@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -34,16 +35,22 @@ class _IdleThread:
         return self._work
 
 
+def _start(call: Callable[[], None]) -> None:
+    threading.Thread(target=call, name="request").start()
+
+
 class RequestThreads(Executor):
     """Runs calls in threads, which are made when they are needed and stay."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, start: Callable[[Callable[[], None]], None] = _start) -> None:
         """Have no thread yet.
 
         Args:
             most: How many threads there are at most; what comes while all are busy waits in the order it came.
+            start: Lets a new thread make a call, or raises ``RuntimeError`` where the system gives no more threads.
         """
         self._most = most
+        self._start = start
         self._lock = threading.Lock()  # guards all that follows
         self._idle: list[_IdleThread] = []
         self._waiting: deque[_Work] = deque()
@@ -54,7 +61,7 @@ class RequestThreads(Executor):
         """Have a call run.
 
         Raises:
-            RuntimeError: The pool is closed.
+            RuntimeError: The pool is closed, or the system doesn't give it a single thread.
         """
         future: Future[T] = Future()
 
@@ -66,7 +73,7 @@ class RequestThreads(Executor):
             if self._is_closed:
                 raise RuntimeError("The pool is closed")
             if not self._idle:
-                self._let_wait(work)
+                self._find_thread(work)
                 return future
             idle = self._idle.pop()
         idle.give(work)
@@ -81,13 +88,22 @@ class RequestThreads(Executor):
         for thread in idle:
             thread.give(None)
 
-    def _let_wait(self, work: _Work) -> None:
-        """Find a thread for some work while none is idle: a new one, or the one that is ready first."""
-        if self._count == self._most:
-            self._waiting.append(work)
-            return
-        self._count += 1
-        threading.Thread(target=self._serve, args=(work,), name=f"request-{self._count}").start()
+    def _find_thread(self, work: _Work) -> None:
+        """Find a thread for some work while none is idle: a new one, or the one that is ready first.
+
+        Raises:
+            RuntimeError: There is none at all, and the system gives none.
+        """
+        if self._count < self._most:
+            try:
+                self._start(partial(self._serve, work))
+            except RuntimeError:
+                if not self._count:
+                    raise
+            else:
+                self._count += 1
+                return
+        self._waiting.append(work)
 
     def _serve(self, first: _Work) -> None:
         """Do one piece of work after the other: what a thread does."""

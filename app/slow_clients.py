@@ -62,6 +62,13 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         """Make the threads that requests are served in."""
         return RequestThreads(self.cfg.threads)
 
+    def run(self) -> None:
+        """Serve until the process is to end, or can't go on; idle threads would keep it from ending."""
+        try:
+            super().run()
+        finally:
+            self.tpool.shutdown()
+
     # --- a connection comes -------------------------------------------------------------------------------------------
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's method

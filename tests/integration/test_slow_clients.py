@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -364,3 +365,51 @@ def test_a_process_that_is_alone_leaves_nothing_to_others(listener: socket.socke
             clients.enter_context(socket.create_connection(listener.getsockname(), 5))
             turn(worker)
             assert worker.nr_conns == expected
+
+
+BREAKABLE = """
+import os
+from pathlib import Path
+from app.slow_clients import PatientWorker
+
+class Breakable(PatientWorker):
+    def wait_for_and_dispatch_events(self, timeout):
+        super().wait_for_and_dispatch_events(min(timeout, 0.1))
+        if Path("broken").exists():
+            Path("broken").unlink()
+            raise RuntimeError("the loop is broken")
+
+worker_class, threads, timeout, control_socket_disable = Breakable, 8, 60, True
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [str(os.getpid()).encode()]
+"""
+
+
+def test_process_whose_loop_breaks_is_replaced_at_once_though_its_threads_are_idle(tmp_path: Path):
+    (tmp_path / "breakable.py").write_text(BREAKABLE)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        server = f"http://127.0.0.1:{free.getsockname()[1]}"
+    command = [Path(sys.executable).with_name("gunicorn"), "-c", "breakable.py", "-b", server[7:], "breakable:app"]
+    environ = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=subprocess.DEVNULL)
+    try:
+        broken = _answer(server, "")
+        (tmp_path / "broken").touch()
+        assert _answer(server, broken)
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def _answer(server: str, unlike: str) -> str:
+    """Ask until there is an answer unlike another."""
+    deadline_s = time.monotonic() + 10
+    while True:
+        assert time.monotonic() < deadline_s
+        with contextlib.suppress(OSError), urllib.request.urlopen(server, timeout=1) as response:
+            told: str = response.read().decode()
+            if told != unlike:
+                return told
+        time.sleep(0.02)

@@ -75,6 +75,34 @@ def test_there_are_no_more_threads_than_may_be_and_the_rest_waits_in_its_order(p
     assert len({future.result(DEADLINE_S) for future in futures}) == 3
 
 
+def test_where_the_system_gives_no_more_threads_those_there_are_do_the_work() -> None:
+    started: list[threading.Thread] = []
+
+    def start(call: Callable[[], None]) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(threading.Thread(target=call))
+        started[0].start()
+
+    pool = RequestThreads(3, start=start)
+    call, begun, may_end = _hold()
+    first = pool.submit(call)
+    assert begun.wait(DEADLINE_S)
+    second = pool.submit(threading.get_ident)
+    may_end.set()
+    assert first.result(DEADLINE_S) == second.result(DEADLINE_S)
+    pool.shutdown()
+
+
+def test_without_a_single_thread_nothing_is_taken() -> None:
+    def start(call: Callable[[], None]) -> None:
+        del call
+        raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RuntimeError, match="can't start"):
+        RequestThreads(3, start=start).submit(int)
+
+
 def test_a_call_that_was_taken_back_while_it_waited_is_not_made(pool: RequestThreads) -> None:
     held = [_hold() for _ in range(3)]
     for call, _, _ in held:

@@ -58,8 +58,8 @@ redis.call('HSET', cmd, 'sent_at', string.format('%.6f', now), 'claim', ARGV[2])
 return {{redis.call('HGETALL', cmd), redis.call('HGETALL', cmd .. ':request')}}
 """
 
-_TOLD_BYTES = 16 * 1024
-"""An end tells its output, compressed, up to this size; what is longer is read by who wants it."""
+_TOLD_BYTES = 4 * 1024
+"""An end tells its output to every web process up to this size, compressed; what is longer is read by who wants it."""
 
 _MOVE = f"""
 local cmd = 'ownup:cmd:' .. ARGV[1]
