@@ -48,6 +48,9 @@ from app.tokens import Tokens
 from app.tries import Tries
 from app.wakeups import Wakeups
 
+_OTHER_CONNECTIONS = 32
+"""To Redis, beside one for each thread: the subscription, the audit trail, those that the store keeps."""
+
 
 def create_app(
     settings: WebSettings,
@@ -121,6 +124,7 @@ def connect(settings: WebSettings) -> redis.Redis:
         socket_connect_timeout=settings.redis_timeout_s,
         health_check_interval=15,
         retry=Retry(NoBackoff(), 0),
+        max_connections=settings.threads + _OTHER_CONNECTIONS,  # by default 100: further threads would get an error
     )
 
 

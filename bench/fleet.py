@@ -108,6 +108,7 @@ class _Ends(threading.Thread):
     def __init__(self, redis_url: str) -> None:
         super().__init__(daemon=True)
         self._client = redis.Redis.from_url(redis_url)
+        self._store = Store(self._client)
         self._subscription = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self._over = threading.Event()
         self.seen_s: dict[str, float] = {}
@@ -139,7 +140,7 @@ class _Ends(threading.Thread):
         Raises:
             LabError: There is none.
         """
-        result = Store(self._client).run(commands.read_result(vmid, pid))
+        result = self._store.run(commands.read_result(vmid, pid))
         if result is None:
             raise LabError(f"no record of pid {pid} in VM {vmid}")
         return result.command.id

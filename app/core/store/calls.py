@@ -58,7 +58,8 @@ class Store:
     def _ask(self, args: Args) -> Any:
         """Do what the client does, but for what isn't wanted here: to try again, to convert replies, to count.
 
-        The connections are the client's, which closes them; here they are kept as long as nothing goes wrong.
+        The connections are the client's, which closes them. Some are kept here as long as nothing goes wrong; not more,
+        or after many calls at once none would be left for whoever uses the client beside this.
         """
         connection = self._take()
         try:
@@ -67,7 +68,10 @@ class Store:
         except BaseException:
             self._client.connection_pool.release(connection)
             raise
-        self._idle.append(connection)
+        if len(self._idle) < _MOST_IDLE:
+            self._idle.append(connection)
+        else:
+            self._client.connection_pool.release(connection)
         return reply
 
     def _take(self) -> redis.Connection:
@@ -185,6 +189,7 @@ _AWAY = (
 
 _TRIPS_AT_ONCE = 2
 _BULKY_BYTES = 64 * 1024
+_MOST_IDLE = 16
 
 
 def _is_bulky(call: Call[Any]) -> bool:
