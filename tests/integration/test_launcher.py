@@ -1,10 +1,11 @@
 """A start with a real QEMU: it succeeds, or says why not in QEMU's words."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -68,8 +69,10 @@ def program_of(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
-def open_files(pid: int) -> list[str]:
-    return [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
+def open_files(pid: int) -> Iterator[str]:
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # QEMU may close one meanwhile
+            yield str(path.readlink())
 
 
 async def test_a_started_qemu_lives_in_a_session_of_its_own_and_is_found_by_its_pid_file(tmp_path: Path) -> None:
@@ -135,7 +138,7 @@ async def test_a_qemu_that_ends_leaves_no_zombie_and_can_be_started_again_over_i
 async def test_an_open_file_of_ours_is_not_handed_on(tmp_path: Path) -> None:
     with (tmp_path / "ours").open("w"):
         async with started(define(tmp_path)) as pid:
-            names = open_files(pid)
+            names = list(open_files(pid))
     assert str(tmp_path / "ours") not in names
     assert not [name for name in names if name.endswith(".lock")]
 
