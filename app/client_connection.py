@@ -48,10 +48,6 @@ class ClientSocket(socket.socket):
         """Let it wait for its client, or not: how long is ``stall_s``."""
         self._may_wait = value != 0
 
-    def getblocking(self) -> bool:
-        """Tell whether it waits for its client."""
-        return self._may_wait
-
     def begin(self) -> None:
         """Give the client all of its time again: a request begins."""
         self._left_s = self._stall_s
