@@ -7,12 +7,12 @@ that this version doesn't know are ignored, so that web and worker can be upgrad
 import dataclasses
 import functools
 import json
-import types
 import typing
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from enum import StrEnum
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, TypeVar, cast
+
+import msgspec
 
 Record = TypeVar("Record")
 
@@ -24,9 +24,15 @@ def encode(record: Any) -> dict[str, str]:
 
 
 def decode(kind: type[Record], fields: Mapping[bytes, bytes]) -> Record:
-    """Decode the fields of a Redis hash into a record of the given kind."""
-    readers = _readers(cast("Any", kind))
-    return kind(**{known[0]: known[1](raw) for key, raw in fields.items() if (known := readers.get(key))})
+    """Decode the fields of a Redis hash into a record of the given kind.
+
+    Raises:
+        ValidationError: msgspec's: a field is missing, or isn't what it should be.
+    """
+    values: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items()}
+    for name in _composite(cast("Any", kind)) & values.keys():
+        values[name] = json.loads(values[name])
+    return msgspec.convert(values, kind, strict=False)
 
 
 def _shallow(record: Any) -> dict[str, Any]:
@@ -49,32 +55,10 @@ def _encode_value(value: Any) -> str:
 
 
 @functools.cache
-def _readers(kind: Any) -> dict[bytes, tuple[str, Callable[[bytes], Any]]]:
-    """Tell by its name in Redis each field's name and how its value is read: worked out once for a kind of record."""
-    hints = typing.get_type_hints(kind)
-    return {name.encode(): (name, _reader(_without_none(hint))) for name, hint in hints.items()}
+def _composite(kind: Any) -> frozenset[str]:
+    """Name the fields of a record that are written as JSON because they have parts."""
+    return frozenset(name for name, hint in typing.get_type_hints(kind).items() if _has_parts(hint))
 
 
-def _reader(value_type: Any) -> Callable[[bytes], Any]:
-    if value_type in _READERS:
-        return _READERS[value_type]
-    if isinstance(value_type, type) and issubclass(value_type, StrEnum):
-        return lambda raw: value_type(raw.decode())
-    if typing.get_origin(value_type) is tuple:
-        return lambda raw: tuple(json.loads(raw))
-    return json.loads
-
-
-_READERS: dict[Any, Callable[[bytes], Any]] = {
-    bool: lambda raw: raw == b"1",
-    datetime: lambda raw: datetime.fromtimestamp(float(raw), tz=UTC),
-    float: float,
-    int: int,
-    str: bytes.decode,
-}
-
-
-def _without_none(hint: Any) -> Any:
-    if typing.get_origin(hint) in {types.UnionType, typing.Union}:
-        return next(arm for arm in typing.get_args(hint) if arm is not types.NoneType)
-    return hint
+def _has_parts(hint: Any) -> bool:
+    return typing.get_origin(hint) in {tuple, dict} or any(_has_parts(arm) for arm in typing.get_args(hint))

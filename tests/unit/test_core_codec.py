@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,7 +65,7 @@ def test_moments_are_epoch_seconds_that_a_script_can_compare(node: Node):
 
 
 def test_missing_required_field_is_an_error():
-    with pytest.raises(TypeError, match="vmid"):
+    with pytest.raises(msgspec.ValidationError, match="vmid"):
         decode(Job, {b"id": b"start-1-1"})
 
 
