@@ -33,7 +33,7 @@ from app.dispatch import Dispatch, insist_on_node
 from app.guard import Guard
 from app.inventory import VmView
 from app.order import Order
-from app.results import Result, Results
+from app.results import Reach, Result, Results
 from app.settings import WebSettings
 from app.wakeups import Waiter, Wakeups, wait
 
@@ -129,7 +129,7 @@ class Commands:
         *,
         idempotency_key: str | None,
         on_repeat: Callable[[], None],
-    ) -> tuple[VmView, Result]:
+    ) -> tuple[Reach, Result]:
         """Start a command as ``start`` does, and wait for its end as long as the order says.
 
         Effect: the line may run in the guest, at most once.
@@ -144,9 +144,9 @@ class Commands:
             started = self.start(
                 principal, view, order, request_id, idempotency_key=idempotency_key, on_repeat=on_repeat
             )
-            return view, Result(started, b"", b"")
+            return view.reach, Result(started, b"", b"")
 
-        def follow(command: Command, order: Order, woken: Waiter) -> tuple[VmView, Result]:
+        def follow(command: Command, order: Order, woken: Waiter) -> tuple[Reach, Result]:
             return self._await_outcome(principal, view, command, order, woken)
 
         try:
@@ -211,7 +211,7 @@ class Commands:
 
     def _await_outcome(
         self, principal: Principal, view: VmView, command: Command, order: Order, woken: Waiter
-    ) -> tuple[VmView, Result]:
+    ) -> tuple[Reach, Result]:
         """Wait until a command has its pid, then for its end as long as the order says.
 
         Raises:
@@ -221,7 +221,10 @@ class Commands:
         started = self._await_pid(command, order, woken)
         if woken.news.state != CommandState.RUNNING:
             woken.set()  # it may have ended already
-        return self.results.await_end(principal, started, woken, order.wait_s) or (view, Result(started, b"", b""))
+        return self.results.await_end(principal, started, woken, order.wait_s) or (
+            view.reach,
+            Result(started, b"", b""),
+        )
 
     def _start(
         self,

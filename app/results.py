@@ -13,10 +13,11 @@ from app.core.errors import InvalidRequestError, NotFoundError, Problem
 from app.core.records import Command, CommandState
 from app.core.store import Call, Store, commands, vms
 from app.core.store.commands import Result
-from app.inventory import VmView, known
+from app.core.store.vms import Reach
+from app.inventory import VmView
 from app.wakeups import Waiter, Wakeups, wait
 
-__all__ = ["Result", "Results"]
+__all__ = ["Reach", "Result", "Results"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Results:
     wakeups: Wakeups
     seats: threading.Semaphore
 
-    def read(self, principal: Principal, vmid: int, pid: int, *, wait_s: float) -> tuple[VmView, Result]:
+    def read(self, principal: Principal, vmid: int, pid: int, *, wait_s: float) -> tuple[Reach, Result]:
         """Read what is known of a command, in one round trip, or wait for its end.
 
         Args:
@@ -84,7 +85,7 @@ class Results:
 
     def await_end(
         self, principal: Principal, command: Command, woken: Waiter, wait_s: float
-    ) -> tuple[VmView, Result] | None:
+    ) -> tuple[Reach, Result] | None:
         """Wait for a command's end and read what is known then, or when the time is up.
 
         Args:
@@ -102,7 +103,7 @@ class Results:
         with self._seat(wait_s) as may_wait:
             return self._see_end(principal, command, woken, wait_s) if may_wait else None
 
-    def _await_end(self, principal: Principal, found: tuple[VmView, Result], wait_s: float) -> tuple[VmView, Result]:
+    def _await_end(self, principal: Principal, found: tuple[Reach, Result], wait_s: float) -> tuple[Reach, Result]:
         """Wait for the end of a command that was running a moment ago.
 
         Redis is asked at once, because what was told before has woken nobody here, and then when there is news.
@@ -114,10 +115,10 @@ class Results:
 
     def _see_end(
         self, principal: Principal, command: Command, woken: Waiter, wait_s: float
-    ) -> tuple[VmView, Result] | None:
-        found: tuple[VmView, Result] | None = None
+    ) -> tuple[Reach, Result] | None:
+        found: tuple[Reach, Result] | None = None
 
-        def look() -> tuple[VmView, Result] | None:
+        def look() -> tuple[Reach, Result] | None:
             nonlocal found
             found = _told(woken) or self._shown(
                 principal, command.vmid, commands.find_result(command.id, principal.sight)
@@ -126,17 +127,18 @@ class Results:
 
         return wait(woken, wait_s, look, reread_s=wait_s, not_for=CommandState.RUNNING) or found
 
-    def _shown(self, principal: Principal, vmid: int, read: Call[Result | None]) -> tuple[VmView, Result]:
-        """Read a VM and a command's result.
+    def _shown(self, principal: Principal, vmid: int, read: Call[Result | None]) -> tuple[Reach, Result]:
+        """Read a command's result, and whether another one would reach the guest.
 
         Raises:
             NotFoundError: There is nothing that the principal sees.
         """
-        view, result = self.store.run_both(vms.read(vmid, principal.sight), read)
-        shown = known(view)
+        reach, result = self.store.run_both(vms.read_reach(vmid, principal.sight), read)
+        if reach is None:
+            raise NotFoundError("VM")
         if result is None:
             raise NotFoundError("Command")
-        return shown, result if result.whole else self.store.run(commands.fetch_output(result))
+        return reach, result if result.whole else self.store.run(commands.fetch_output(result))
 
     @contextmanager
     def _seat(self, wait_s: float) -> Iterator[bool]:
@@ -149,7 +151,7 @@ class Results:
                 self.seats.release()
 
 
-def _told(woken: Waiter) -> tuple[VmView, Result] | None:
-    """Read a VM and a command's result where the news have brought them; whoever waits has seen both before."""
-    view, result = commands.load_told(woken.news.result) if woken.news.result else (None, None)
-    return (known(view), result) if view and result else None
+def _told(woken: Waiter) -> tuple[Reach, Result] | None:
+    """Read what the news have brought, if they have; whoever waits has seen the VM and the command before."""
+    reach, result = commands.load_told(woken.news.result) if woken.news.result else (None, None)
+    return (reach, result) if reach and result else None

@@ -8,8 +8,7 @@ from typing import Any
 import pybase64
 
 from app.core.records import Command, CommandState
-from app.inventory import VmView
-from app.results import Result
+from app.results import Reach, Result
 
 NO_EXIT_CODE = -1
 """What a command that ended without one of its own reads as, so that a client that waits for one gets out."""
@@ -29,7 +28,7 @@ _MESSAGES = {
 }
 
 
-def exec_result(view: VmView, result: Result, encoding: str | None) -> dict[str, Any]:
+def exec_result(reach: Reach, result: Result, encoding: str | None) -> dict[str, Any]:
     """Make the result of a command, as far as there is one."""
     command = result.command
     return (
@@ -38,8 +37,8 @@ def exec_result(view: VmView, result: Result, encoding: str | None) -> dict[str,
             "exited": command.state.ended,
             "stdout": text_of(result.stdout, encoding),
             "stderr": text_of(result.stderr, encoding),
-            "available": view.vm.agent_available,
-            "running": view.vm.running,
+            "available": reach.agent_available,
+            "running": reach.running,
             "state": command.state,
             "message": message_of(command),
         }

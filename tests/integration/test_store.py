@@ -46,7 +46,7 @@ from app.core.store import time as clock
 from app.core.store.commands import Claim, Result
 from app.core.store.idempotency import Reservation
 from app.core.store.nodes import Beat
-from app.core.store.vms import VmView
+from app.core.store.vms import Reach, VmView
 from tests.conftest import RedisServer
 
 NOW = datetime(2026, 2, 10, 12, 30, 15, 123456, tzinfo=UTC)
@@ -264,8 +264,9 @@ class TestCommands:
         assert message is not None
         head, _, told = message["data"].partition(b"\n")
         assert head == b"c1 exited 42"
-        view, result = commands.load_told(told)
-        assert (view, result) == store.run_both(vms.read(10000), commands.find_result("c1"))
+        reach, result = commands.load_told(told)
+        assert reach == Reach(VM.running, VM.agent_available)
+        assert (reach, result) == store.run_both(vms.read_reach(10000), commands.find_result("c1"))
         assert result is not None
         assert result.stdout == b"\0\xff\n"
 

@@ -26,7 +26,7 @@ ENDS = [state for state in CommandState if state.ended]
 
 
 def result_of(command: Command, stdout: bytes = b"", encoding: str | None = None) -> dict[str, object]:
-    return dict(ExecSchema().dump(command_bodies.exec_result(VIEW, Result(command, stdout, b""), encoding)))
+    return dict(ExecSchema().dump(command_bodies.exec_result(VIEW.reach, Result(command, stdout, b""), encoding)))
 
 
 @given(st.sampled_from(CommandState), st.none() | st.integers(0, 255), st.none() | st.integers(1, 64))

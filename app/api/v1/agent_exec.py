@@ -83,12 +83,12 @@ def start_command(
     """Run a command in a VM, and wait for its end where the body says so."""
     note_command(order.request)
     view = services().inventory.get_vm(principal, vmid)
-    view, result = services().commands.run(
+    reach, result = services().commands.run(
         principal, view, order, request_id(), idempotency_key=idempotency_key, on_repeat=tell_replay
     )
     if order.wait_s == 0:
         return bodies.exec_started(result.command, order.request.line)
-    return bodies.exec_run(view, result, order.request.line)
+    return bodies.exec_run(reach, result, order.request.line)
 
 
 @blueprint.route("/vm/<vmid>/agent/exec", methods=["GET"])
@@ -111,8 +111,8 @@ def read_command(
     """Read the result of a command or wait for it (with pid), or ask whether commands can run (without)."""
     if pid is None:
         return bodies.exec_probe(services().inventory.get_vm(principal, vmid))
-    view, result = services().results.read(principal, vmid, pid, wait_s=wait_s)
-    return command_bodies.exec_result(view, result, encoding)
+    reach, result = services().results.read(principal, vmid, pid, wait_s=wait_s)
+    return command_bodies.exec_result(reach, result, encoding)
 
 
 @blueprint.route("/vm/<vmid>/agent/exec", methods=["DELETE"])

@@ -8,7 +8,7 @@ from app.api.timestamps import seconds_since, timestamp
 from app.core import ids
 from app.core.records import Command, Job, JobState, PowerAction
 from app.inventory import VmView
-from app.results import Result
+from app.results import Reach, Result
 
 ESTIMATED_TIMES_S = {
     PowerAction.START: 30,
@@ -63,9 +63,9 @@ def exec_started(command: Command, line: str) -> dict[str, Any]:
     return {"success": True, "pid": command.pid, "command": line, "message": "Command execution started"}
 
 
-def exec_run(view: VmView, result: Result, line: str) -> dict[str, Any]:
+def exec_run(reach: Reach, result: Result, line: str) -> dict[str, Any]:
     """Make the answer to a command that was started and whose end was waited for."""
-    return exec_started(result.command, line) | exec_result(view, result, None)
+    return exec_started(result.command, line) | exec_result(reach, result, None)
 
 
 def exec_probe(view: VmView) -> dict[str, Any]:

@@ -65,14 +65,14 @@ def start_command(
     """Run a command in a VPS, and wait for its end where the body says so."""
     note_command(order.request)
     view = services().vps_ids.get_vm(principal, vps_id)
-    view, result = services().commands.run(
+    reach, result = services().commands.run(
         principal, view, order, request_id(), idempotency_key=idempotency_key, on_repeat=tell_replay
     )
     pid = result.command.pid
     started = {"pid": pid, "poll_url": f"{BASE}/vps/{vps_id}/agent/exec?pid={pid}"}
     if order.wait_s == 0:
         return started
-    return _UNKNOWN_CODE | command_bodies.exec_result(view, result, None) | started
+    return _UNKNOWN_CODE | command_bodies.exec_result(reach, result, None) | started
 
 
 @blueprint.route("/vps/<vps_id>/agent/exec", methods=["GET"])
@@ -96,8 +96,8 @@ def read_command(
     if pid is None:
         return bodies.exec_probe(services().vps_ids.get_vm(principal, vps_id))
     vmid = services().vps_ids.get_vmid(principal, vps_id)
-    view, result = services().results.read(principal, vmid, pid, wait_s=wait_s)
-    return _UNKNOWN_CODE | command_bodies.exec_result(view, result, encoding)
+    reach, result = services().results.read(principal, vmid, pid, wait_s=wait_s)
+    return _UNKNOWN_CODE | command_bodies.exec_result(reach, result, encoding)
 
 
 @blueprint.route("/vps/<vps_id>/agent/exec", methods=["DELETE"])

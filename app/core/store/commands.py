@@ -17,7 +17,7 @@ from app.core.errors import IllegalMoveError, TooManyCommandsError
 from app.core.records import COMMAND_MOVES, Command, CommandEnd, CommandRequest, CommandStart, CommandState
 from app.core.store.calls import NOW, Call, flat, load_names, load_record, nothing, pairs, script
 from app.core.store.sight import EVERYTHING, Sight, sees
-from app.core.store.vms import VmView, load_view
+from app.core.store.vms import REACH, Reach, load_reach
 
 MOST_LISTED = 10_000
 """How many commands of a VM can be listed; older ones can still be read by their ids."""
@@ -62,6 +62,7 @@ _TOLD_BYTES = 4 * 1024
 """An end tells its output to every web process up to this size, compressed; what is longer is read by who wants it."""
 
 _MOVE = f"""
+{REACH}
 local cmd = 'ownup:cmd:' .. ARGV[1]
 local present = redis.call('HGET', cmd, 'state')
 local legal = cjson.decode(ARGV[2])
@@ -73,10 +74,8 @@ local function told(cmd, vm, account)
   local owner = redis.call('HMGET', vm, 'account', 'node')
   if owner[1] ~= account then return '' end
   if redis.call('STRLEN', cmd .. ':out') + redis.call('STRLEN', cmd .. ':err') > {_TOLD_BYTES} then return '' end
-  local is_alive, pid = redis.call('EXISTS', 'ownup:node:' .. owner[2]), redis.call('GET', vm .. ':pid')
   local out, err = redis.call('GET', cmd .. ':out') or '', redis.call('GET', cmd .. ':err') or ''
-  local view, result = {{redis.call('HGETALL', vm), is_alive, pid}}, {{redis.call('HGETALL', cmd), out, err}}
-  return '\\n' .. cmsgpack.pack({{view, result}})
+  return '\\n' .. cmsgpack.pack({{reach(vm, owner[2]), {{redis.call('HGETALL', cmd), out, err}}}})
 end
 local function keep(key, output, ttl)
   if output ~= '' then redis.call('SET', key, output, 'EX', ttl) end
@@ -403,10 +402,10 @@ def find_result(command_id: str, sight: Sight = EVERYTHING) -> Call[Result | Non
     return script(_FIND_RESULT, command_id, sight.text, load=_load_result)
 
 
-def load_told(told: bytes) -> tuple[VmView | None, Result | None]:
+def load_told(told: bytes) -> tuple[Reach | None, Result | None]:
     """Read what the news of an end tell of its VM and of itself, as it was at that very moment."""
-    view, result = msgpack.unpackb(told, raw=True)
-    return load_view(view), _load_result(result)
+    reach, result = msgpack.unpackb(told, raw=True)
+    return load_reach(reach), _load_result(result)
 
 
 def fetch_output(result: Result) -> Call[Result]:

@@ -55,6 +55,24 @@ if not sees(present[1], ARGV[1]) then return false end
 return {{redis.call('HGETALL', vm), redis.call('EXISTS', 'ownup:node:' .. present[2]), redis.call('GET', vm .. ':pid')}}
 """
 
+REACH = """
+local function reach(vm, node)
+  local known = redis.call('HMGET', vm, 'running', 'agent_available')
+  local is_alive = redis.call('EXISTS', 'ownup:node:' .. node) == 1
+  return {is_alive and known[1], is_alive and known[2]}
+end
+"""
+"""Start of a script that tells a ``Reach``: binds ``reach(vm, node)``."""
+
+_READ_REACH = f"""
+{sees(2)}
+{REACH}
+local vm = 'ownup:vm:' .. ARGV[1]
+local present = redis.call('HMGET', vm, 'account', 'node')
+if not sees(present[1], ARGV[1]) then return false end
+return reach(vm, present[2])
+"""
+
 _SEEN_VMIDS = f"""
 {sees(1)}
 local function seen_vmids()
@@ -112,6 +130,24 @@ class VmView:
     node_alive: bool
     last_pid: int | None
 
+    @property
+    def reach(self) -> "Reach":
+        """Whether a command would reach its guest."""
+        return Reach(self.vm.running, self.vm.agent_available)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Whether a command would reach a VM's guest now: all that is said of the VM beside the result of one.
+
+    Attributes:
+        running: As in ``Vm``; of a node that doesn't beat nobody knows it.
+        agent_available: As in ``Vm``, likewise.
+    """
+
+    running: bool
+    agent_available: bool
+
 
 def publish(vm: Vm) -> Call[str | None]:
     """Write what is known of a VM.
@@ -135,7 +171,12 @@ def remove(vmid: int, node: str, *, with_results: bool = True) -> Call[None]:
 
 def read(vmid: int, sight: Sight = EVERYTHING) -> Call[VmView | None]:
     """Read one VM with whether its node is alive; ``None``: there is none to be seen."""
-    return script(_READ, vmid, sight.text, load=load_view)
+    return script(_READ, vmid, sight.text, load=_load_view)
+
+
+def read_reach(vmid: int, sight: Sight = EVERYTHING) -> Call[Reach | None]:
+    """Read whether a command would reach a VM's guest; ``None``: there is no VM to be seen."""
+    return script(_READ_REACH, vmid, sight.text, load=load_reach)
 
 
 def list_seen(sight: Sight) -> Call[tuple[VmView, ...]]:
@@ -153,8 +194,12 @@ def list_vmids(sight: Sight) -> Call[frozenset[int]]:
     return script(f"{_SEEN_VMIDS} return seen_vmids()", sight.text, load=lambda reply: frozenset(map(int, reply)))
 
 
-def load_view(reply: Any) -> VmView | None:
-    """Read a VM as a script returns it, or that there is none to be seen."""
+def load_reach(reply: Any) -> Reach | None:
+    """Read what ``reach`` of a script tells, or that there is no VM to be seen."""
+    return Reach(*(told == b"1" for told in reply)) if reply else None
+
+
+def _load_view(reply: Any) -> VmView | None:
     if not reply:
         return None
     pid = int(reply[2]) if reply[2] else None
@@ -162,5 +207,5 @@ def load_view(reply: Any) -> VmView | None:
 
 
 def _load_views(reply: Any) -> tuple[VmView, ...]:
-    views = (view for view in map(load_view, reply) if view)
+    views = (view for view in map(_load_view, reply) if view)
     return tuple(sorted(views, key=lambda view: view.vm.vmid))
