@@ -1,7 +1,7 @@
 """What the faces share where they meet flask-smorest: how routes are declared, and one OpenAPI document a face."""
 
+import functools
 from collections.abc import Callable
-from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -9,8 +9,10 @@ import marshmallow
 from flask import Flask
 from flask_smorest import Api, Blueprint
 from flask_smorest.utils import prepare_response
+from marshmallow.types import UnknownOption
 
-from app.api.parsing import RequestParser
+from app.api.parsing import RequestReader, SchemaLike
+from app.present import present_request
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -40,7 +42,7 @@ class AnswerSchema(marshmallow.Schema):
         return [self._dump(each) for each in obj] if is_list else self._dump(obj)
 
     def _dump(self, obj: Any) -> dict[str, Any]:
-        find = obj.get if isinstance(obj, dict) else partial(getattr, obj)
+        find = obj.get if isinstance(obj, dict) else functools.partial(getattr, obj)
         answer = {}
         for name, field in self.dump_fields.items():
             value = find(name, field.dump_default)
@@ -52,7 +54,38 @@ class AnswerSchema(marshmallow.Schema):
 class FaceBlueprint(Blueprint):
     """Routes of a face."""
 
-    ARGUMENTS_PARSER = RequestParser()
+    def arguments(
+        self,
+        schema: SchemaLike,
+        *,
+        location: str = "json",
+        as_kwargs: bool = False,
+        required: bool = True,
+        unknown: UnknownOption | None = None,
+    ) -> Decorator:
+        """Give a view what a part of the request says, read by a schema, and document it.
+
+        Args:
+            schema: What is to be read.
+            location: ``path``, ``query``, ``headers`` or ``json``.
+            as_kwargs: Whether each field is an argument of the view, and not all of them one.
+            required: Whether there must be a body, as far as the document goes.
+            unknown: As in ``RequestReader``.
+        """
+        document = super().arguments(
+            schema, location=location, required=required, error_status_code=HTTPStatus.BAD_REQUEST
+        )
+        read = RequestReader(schema, location, unknown).read
+
+        def decorate(view: Any) -> Any:
+            @functools.wraps(document(view))
+            def given(*args: Any, **kwargs: Any) -> Any:
+                found = read(present_request())
+                return view(*args, **(kwargs | found)) if as_kwargs else view(*args, found, **kwargs)
+
+            return given
+
+        return decorate
 
     def fails(self, *statuses: int) -> Decorator:
         """Document with which errors a view may answer; one that asks for a key may always find it used too much."""

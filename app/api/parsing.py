@@ -4,21 +4,22 @@ What is wrong is raised as OwnUp's own error; the face renders it.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn, cast
 
 import marshmallow
 from flask import Request
 from marshmallow import ValidationError, fields, validate
-from webargs.flaskparser import FlaskParser
+from marshmallow.types import UnknownOption
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.api.json_text import load_object
 from app.core.errors import InvalidRequestError, Problem, ProblemKind
-from app.present import present_request
 
 MAX_INTEGER = 2**63 - 1
+
+SchemaLike = marshmallow.Schema | type[marshmallow.Schema]
 
 _DIGITS = re.compile(r"[0-9]{1,19}")
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -74,53 +75,102 @@ class StrictInteger(fields.Integer):
         return super()._deserialize(value, *args, **kwargs)
 
 
-class RequestParser(FlaskParser):
-    """Reads a request by a schema, and refuses it with our own error."""
+class RequestReader:
+    """Reads one part of a request by a schema, and refuses it with our own error."""
 
-    DEFAULT_VALIDATION_STATUS = 400
+    def __init__(self, schema: SchemaLike, location: str, unknown: UnknownOption | None = None) -> None:
+        """Prepare for requests.
 
-    def get_default_request(self) -> Request:
-        """Get the request that is to be read."""
-        return present_request()
+        Args:
+            schema: What is to be read.
+            location: ``path``, ``query``, ``headers`` or ``json``.
+            unknown: What becomes of fields that the schema doesn't know; ``None``: a body may have none, elsewhere they
+                are ignored.
+        """
+        self._schema = schema() if isinstance(schema, type) else schema
+        self._give = _LOCATIONS[location]
+        self._unknown = unknown or (marshmallow.RAISE if location == "json" else marshmallow.EXCLUDE)
+        self._fields = {field.data_key or name: (name, field) for name, field in self._schema.load_fields.items()}
+        self._is_plain = self._unknown == marshmallow.EXCLUDE and not any(self._schema._hooks.values())  # noqa: SLF001 - public nowhere
 
-    def load_json(self, req: Request, *_args: Any) -> Any:
-        """Read the body; no body reads as an object without fields.
+    def read(self, request: Request) -> Any:
+        """Read it.
 
         Raises:
-            RequestEntityTooLarge: The body is too long.
-            UnsupportedMediaType: There is a body, and it doesn't say that it is JSON.
+            InvalidRequestError: It isn't as the schema wants it.
         """
-        body = req.get_data()
-        limit_bytes = req.max_content_length
-        if req.content_length is None and limit_bytes is not None and len(body) >= limit_bytes:
-            raise RequestEntityTooLarge  # werkzeug cuts a chunked body at the limit without a word
-        if body and not req.is_json:
-            raise UnsupportedMediaType
-        return load_object(body) if body else {}
+        given = self._give(request, self._fields)
+        try:
+            if self._is_plain:
+                return self._load_plain(given)
+        except ValidationError:
+            pass  # marshmallow's own way finds everything that is wrong
+        try:
+            return self._schema.load(given, unknown=self._unknown)
+        except ValidationError as error:
+            self._refuse(error, given)
 
-    def load_querystring(self, req: Request, schema: marshmallow.Schema) -> Any:
-        """Read the query parameters.
+    def _load_plain(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what the schema does where nothing is wrong and it has no hooks, in half the time.
 
         Raises:
-            InvalidRequestError: One that the schema knows is given more than once.
+            ValidationError: Something is wrong.
         """
-        names = (field.data_key or name for name, field in schema.fields.items())
-        repeated = [name for name in names if len(req.args.getlist(name)) > 1]
-        if repeated:
-            raise InvalidRequestError(*(Problem(name, "must be given only once") for name in repeated))
-        return req.args.to_dict()
+        loaded = {}
+        for key, (name, field) in self._fields.items():
+            value = field.deserialize(given.get(key, marshmallow.missing), key, given)
+            if value is not marshmallow.missing:
+                loaded[name] = value
+        return loaded
 
-    def handle_error(self, error: ValidationError, *args: Any, **_kwargs: Any) -> NoReturn:
-        """Refuse a request that doesn't fit its schema.
+    def _refuse(self, error: ValidationError, given: Mapping[str, Any]) -> NoReturn:
+        found = _problems(cast("dict[str, Any]", error.messages))
+        raise InvalidRequestError(*(_classify(problem, self._fields, given) for problem in found)) from error
 
-        Raises:
-            InvalidRequestError: Always.
-        """
-        by_location, schema = cast("dict[str, dict[str, Any]]", error.messages), cast("marshmallow.Schema", args[1])
-        found = [problem for by_field in by_location.values() for problem in _problems(by_field)]
-        known = {field.data_key or name for name, field in schema.fields.items()}
-        given = error.data if isinstance(error.data, Mapping) else {}
-        raise InvalidRequestError(*(_classify(problem, known, given) for problem in found)) from error
+
+def _give_body(request: Request, _known: Collection[str]) -> Any:
+    """Take the body; no body reads as an object without fields.
+
+    Raises:
+        RequestEntityTooLarge: The body is too long.
+        UnsupportedMediaType: There is a body, and it doesn't say that it is JSON.
+    """
+    body = request.get_data()
+    limit_bytes = request.max_content_length
+    if request.content_length is None and limit_bytes is not None and len(body) >= limit_bytes:
+        raise RequestEntityTooLarge  # werkzeug cuts a chunked body at the limit without a word
+    if body and not request.is_json:
+        raise UnsupportedMediaType
+    return load_object(body) if body else {}
+
+
+def _give_query(request: Request, known: Collection[str]) -> dict[str, str]:
+    """Take the query parameters.
+
+    Raises:
+        InvalidRequestError: One that the schema knows is given more than once.
+    """
+    given = request.args.to_dict(flat=False)
+    repeated = [name for name, values in given.items() if len(values) > 1 and name in known]
+    if repeated:
+        raise InvalidRequestError(*(Problem(name, "must be given only once") for name in repeated))
+    return {name: values[0] for name, values in given.items()}
+
+
+def _give_headers(request: Request, known: Collection[str]) -> dict[str, str]:
+    return {name: request.headers[name] for name in known if name in request.headers}
+
+
+def _give_path(request: Request, _known: Collection[str]) -> dict[str, Any]:
+    return request.view_args or {}
+
+
+_LOCATIONS: dict[str, Callable[[Request, Collection[str]], dict[str, Any]]] = {
+    "path": _give_path,
+    "query": _give_query,
+    "headers": _give_headers,
+    "json": _give_body,
+}
 
 
 def _problems(by_field: Mapping[str, Any], *within: str) -> Iterator[Problem]:
