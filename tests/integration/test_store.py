@@ -51,6 +51,7 @@ from tests.conftest import RedisServer
 
 NOW = datetime(2026, 2, 10, 12, 30, 15, 123456, tzinfo=UTC)
 ACME = Sight("acme")
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 VM = Vm(
     vmid=10000,
     name="wéb",
@@ -183,6 +184,13 @@ class TestCommands:
         whole = store.run(commands.fetch_output(after))
         assert (whole.stdout, whole.stderr, whole.whole) == (out, err, True)
         assert 0 < client.ttl("ownup:cmd:c1:out") <= 60
+
+    @pytest.mark.parametrize("output", [b"", b"x", b"x" * 128, b"x" * 129, ZSTD_MAGIC, ZSTD_MAGIC + b"x" * 500])
+    def test_output_comes_back_whole_whether_it_is_compressed_or_not(self, store: Store, output: bytes):
+        create(store)
+        start(store)
+        store.run(commands.end("c1", ended(CommandState.EXITED, stdout=output), ttl_s=60))
+        assert store.run(commands.find_result("c1")).stdout == output
 
     def test_bulky_output_of_a_command_that_has_ended_otherwise_is_dropped(self, store: Store, client: redis.Redis):
         create(store)

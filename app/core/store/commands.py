@@ -175,6 +175,7 @@ return found
 _BULKY_BYTES = 64 * 1024
 """More output than this, compressed, travels alone: what passes through a script is copied twice (8 MiB: 10 ms)."""
 
+_SHORT_BYTES = 128
 _COMPRESSION = -1
 """Text becomes an eighth longer than by level 1, and what can't be made much shorter costs next to no time."""
 
@@ -445,11 +446,16 @@ def _legal_before(wanted: CommandState) -> str:
 
 
 def _pack(output: bytes) -> bytes:
-    return zstandard.ZstdCompressor(level=_COMPRESSION).compress(output) if output else b""
+    """Compress output; a short one stays as it is, unless it looks as if it were compressed."""
+    if len(output) <= _SHORT_BYTES and not output.startswith(zstandard.FRAME_HEADER):
+        return output
+    return zstandard.ZstdCompressor(level=_COMPRESSION).compress(output)
 
 
 def _unpack(stored: bytes | None) -> bytes:
-    return zstandard.ZstdDecompressor().decompress(stored) if stored else b""
+    if stored and stored.startswith(zstandard.FRAME_HEADER):
+        return zstandard.ZstdDecompressor().decompress(stored)
+    return stored or b""
 
 
 def _load_claim(reply: Any) -> Claim | None:
