@@ -80,12 +80,13 @@ def _end(response: Response) -> Response:
 
 
 def _facts(status: int, failure: Exception | None) -> dict[str, Any]:
-    facts = asked() | {
+    facts = {
+        **asked(),
         "status": status,
         "ms": round((time.perf_counter() - present().began_s) * 1000, 1),
         "request_id": request_id(),
+        **asker(),
     }
-    facts |= asker()
     facts |= {name: value for name, value in (present_request().view_args or {}).items() if name in _VM_IDS}
     if failure:
         facts |= {"error": type(failure).__name__, "reason": str(failure)}  # not the guest's words, which may be any

@@ -6,11 +6,12 @@ from http import HTTPStatus
 from typing import Any
 
 import marshmallow
-from flask import Flask
+from flask import Flask, Response
 from flask_smorest import Api, Blueprint
 from flask_smorest.utils import prepare_response
 from marshmallow.types import UnknownOption
 
+from app.api.json_text import answer
 from app.api.parsing import RequestReader, SchemaLike
 from app.present import present_request
 
@@ -36,6 +37,14 @@ def about(description: str) -> dict[str, str]:
 class AnswerSchema(marshmallow.Schema):
     """What stands in an answer; made from a dict, or from a record."""
 
+    def __init__(self, **options: Any) -> None:
+        """Prepare for answers; the options are marshmallow's."""
+        super().__init__(**options)
+        self._outgoing = tuple(
+            (name, field.data_key or name, field.dump_default, field._serialize)  # noqa: SLF001 - as Nested does
+            for name, field in self.dump_fields.items()
+        )
+
     def dump(self, obj: Any, *, many: bool | None = None) -> Any:
         """Write it, or a list of them; marshmallow's own way, with hooks and accessors, takes twice as long."""
         is_list = self.many if many is None else many
@@ -44,10 +53,10 @@ class AnswerSchema(marshmallow.Schema):
     def _dump(self, obj: Any) -> dict[str, Any]:
         find = obj.get if isinstance(obj, dict) else functools.partial(getattr, obj)
         answer = {}
-        for name, field in self.dump_fields.items():
-            value = find(name, field.dump_default)
+        for name, key, default, serialize in self._outgoing:
+            value = find(name, default)
             if value is not marshmallow.missing:
-                answer[field.data_key or name] = field._serialize(value, name, obj)  # noqa: SLF001 - as Nested does
+                answer[key] = serialize(value, name, obj)
         return answer
 
 
@@ -84,6 +93,32 @@ class FaceBlueprint(Blueprint):
                 return view(*args, **(kwargs | found)) if as_kwargs else view(*args, found, **kwargs)
 
             return given
+
+        return decorate
+
+    def response(self, status: int, schema: Any = None, **documented: Any) -> Decorator:
+        """Answer with the data that a view returns, written by a schema, and document it.
+
+        A view may return its data and headers, as a pair; or a response of its own.
+
+        Args:
+            status: Of the answer.
+            schema: Writes the data; where views make the responses, it may be one of OpenAPI.
+            documented: What flask-smorest documents beside these.
+        """
+        document = super().response(status, schema, **documented)
+        writer = schema() if isinstance(schema, type) else schema
+
+        def decorate(view: Any) -> Any:
+            @functools.wraps(document(view))
+            def answered(*args: Any, **kwargs: Any) -> Response:
+                found = view(*args, **kwargs)
+                if isinstance(found, Response):
+                    return found
+                data, headers = found if isinstance(found, tuple) else (found, None)
+                return answer(self._prepare_response_content(writer.dump(data) if writer else data), status, headers)
+
+            return answered
 
         return decorate
 

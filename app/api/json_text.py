@@ -1,6 +1,7 @@
 """How every face reads and writes JSON: strictly in, compactly out. Knows no face."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import orjson
@@ -21,13 +22,19 @@ class CompactJson(DefaultJSONProvider):
 
     def response(self, *args: Any, **kwargs: Any) -> Response:
         """Make a response of one JSON value."""
-        return Response(self._encode(self._prepare_response_obj(args, kwargs)), mimetype=self.mimetype)
+        return answer(self._prepare_response_obj(args, kwargs))
 
-    def _encode(self, value: Any) -> bytes:
-        try:
-            return orjson.dumps(value)
-        except TypeError:  # half a surrogate pair, or more than 64 bits
-            return self.dumps(value, separators=(",", ":")).encode(errors="replace")
+
+def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Make a response of one JSON value."""
+    return Response(_write(value), status, {"Content-Type": "application/json", **(headers or {})})
+
+
+def _write(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # half a surrogate pair, or more than 64 bits
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def load_object(body: bytes) -> dict[str, Any]:

@@ -48,6 +48,7 @@ from app.core.store.idempotency import Reservation
 from app.core.store.nodes import Beat
 from app.core.store.vms import Reach, VmView
 from tests.conftest import RedisServer
+from tests.redis_counts import commands_served
 
 NOW = datetime(2026, 2, 10, 12, 30, 15, 123456, tzinfo=UTC)
 ACME = Sight("acme")
@@ -565,6 +566,14 @@ class TestRunning:
         for _ in range(50):
             store.run(ping())
         assert client.info("clients")["connected_clients"] == before
+
+    def test_script_is_sent_in_full_once_and_again_when_redis_has_forgotten_it(self, store: Store, client: redis.Redis):
+        client.script_flush()
+        before = commands_served(client)["eval"]
+        for _ in range(2):
+            assert [store.run(vms.read(1)) for _ in range(3)] == [None] * 3
+            client.script_flush()
+        assert commands_served(client)["eval"] - before == 2
 
     def test_connection_that_redis_closed_while_it_was_idle_is_replaced(self, own_redis: RedisServer):
         with own_redis.client() as client:

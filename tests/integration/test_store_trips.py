@@ -10,7 +10,9 @@ import redis.asyncio
 
 from app.core import store
 from app.core.errors import StoreUnavailableError
+from app.core.store.calls import script
 from tests.conftest import RedisServer
+from tests.redis_counts import commands_served
 
 
 @contextlib.asynccontextmanager
@@ -50,6 +52,20 @@ async def test_error_of_one_call_is_no_other_s(redis_url: str) -> None:
         )
     assert (good, last) == ("a", "b")
     assert isinstance(bad, redis.ResponseError)
+
+
+async def test_scripts_that_redis_has_forgotten_are_sent_in_full(redis_url: str) -> None:
+    known, forgotten = (script(f"return '{name}' .. ARGV[1]", "!", load=bytes.decode) for name in ("a", "b"))
+    with redis.Redis.from_url(redis_url) as client:
+        async with connected(redis_url) as calls:
+            client.script_flush()
+            assert await calls.run(known) == "a!"
+            before = commands_served(client)["eval"]
+            answers = await asyncio.gather(
+                *(calls.run(call) for call in (known, forgotten, echo("c"), forgotten, known))
+            )
+            assert answers == ["a!", "b!", "c", "b!", "a!"]
+            assert commands_served(client)["eval"] - before == 2
 
 
 async def test_bulky_call_travels_alone(redis_url: str) -> None:

@@ -18,6 +18,7 @@ from app.settings import WebSettings
 from app.throttle import RouteClass, Tally, Throttle
 from tests.conftest import RedisServer
 from tests.e2e.conftest import until
+from tests.redis_counts import commands_served
 
 KEY = "0123456789abcdef"
 
@@ -62,11 +63,6 @@ def spend_all(client: redis.Redis, throttle: Throttle, limit: int) -> None:
     assert [is_let_through(throttle) for _ in range(limit)] == [True] * (limit - 1) + [False]
 
 
-def scripts_run(client: redis.Redis) -> int:
-    stats = client.info("commandstats")
-    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
-
-
 @pytest.mark.parametrize("limit", [1, 5, 60, 199])
 def test_a_small_limit_is_kept_to_the_single_request_by_all_processes_together(client: redis.Redis, limit: int):
     processes = [make(client, f"{limit}/minute") for _ in range(3)]
@@ -95,9 +91,9 @@ def test_threads_never_exceed_it_together(client: redis.Redis):
 
 def test_redis_is_asked_once_for_many_requests(client: redis.Redis):
     throttle = make(client, "6000/minute")
-    before = scripts_run(client)
+    before = commands_served(client)["script"]
     assert all(is_let_through(throttle) for _ in range(2000))
-    asked = scripts_run(client) - before
+    asked = commands_served(client)["script"] - before
     assert asked <= 6 + 2000 / 60 + 2
 
 
@@ -198,9 +194,9 @@ def test_a_share_lapses_with_the_time_of_its_limit(client: redis.Redis):
     throttle = make(client, "6000/minute", clock=clock)
     assert all(is_let_through(throttle) for _ in range(20))
     clock.now_s += 61
-    before = scripts_run(client)
+    before = commands_served(client)["script"]
     assert is_let_through(throttle)
-    assert scripts_run(client) == before + 1
+    assert commands_served(client)["script"] == before + 1
 
 
 def test_everything_it_keeps_in_redis_expires(client: redis.Redis):

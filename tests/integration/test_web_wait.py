@@ -23,6 +23,7 @@ from app.core.store import WAKE_CHANNEL, Call, Store, commands, vms
 from app.core.store.commands import Claim
 from app.wakeups import Wakeups
 from tests.conftest import RedisServer
+from tests.redis_counts import commands_served
 from tests.web import (
     EXEC,
     RUNNING_VM,
@@ -125,13 +126,9 @@ def waiters(web: Web) -> int:
 
 
 def spent_by(web: Web, act: Callable[[], object], *names: str) -> dict[str, int]:
-    def count() -> dict[str, int]:
-        stats = web.client.info("commandstats")
-        return {name: stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in names}
-
-    before = count()
+    before = commands_served(web.client)
     act()
-    after = count()
+    after = commands_served(web.client)
     return {name: after[name] - before[name] for name in names}
 
 
@@ -285,9 +282,9 @@ class TestGet:
 
     def test_command_that_has_ended_is_told_at_once_and_costs_no_more_than_without(self, web: Web, redis_url: str):
         end(web.store, start(web, redis_url))
-        plain = spent_by(web, lambda: web.get(READ), "eval", "hgetall")
+        plain = spent_by(web, lambda: web.get(READ), "script", "hgetall")
         began_s = time.monotonic()
-        waited = spent_by(web, lambda: web.get(f"{READ}&wait=60"), "eval", "hgetall")
+        waited = spent_by(web, lambda: web.get(f"{READ}&wait=60"), "script", "hgetall")
         assert time.monotonic() - began_s < 5
         assert waited == plain
 
@@ -304,7 +301,7 @@ class TestGet:
         eventually(lambda: waiters(web))
         eventually(lambda: web.client.pubsub_numsub(WAKE_CHANNEL)[0][1] == 1)
         threading.Event().wait(0.5)  # what it reads at once has been read
-        spent = spent_by(web, lambda: threading.Event().wait(2), "eval", "hgetall", "hget", "get")
+        spent = spent_by(web, lambda: threading.Event().wait(2), "script", "hgetall", "hget", "get")
         assert asking.is_alive()
         assert spent == dict.fromkeys(spent, 0)
         assert asking.data == RUNNING
@@ -321,7 +318,7 @@ class TestGet:
             for each in asking:
                 assert each.data == EXITED
 
-        assert spent_by(web, finish, "eval") == {"eval": 1}
+        assert spent_by(web, finish, "script") == {"script": 1}
         assert waiters(web) == 0
 
     @pytest.mark.parametrize(
@@ -341,7 +338,7 @@ class TestGet:
             end(web.store, command_id, stdout=output)
             assert base64.b64decode(str(asking.data["stdout"])) == output
 
-        assert spent_by(web, finish, "eval") == {"eval": 1 + reads}
+        assert spent_by(web, finish, "script") == {"script": 1 + reads}
 
     def test_end_in_a_vm_that_was_given_away_is_told_to_nobody(self, web: Web, redis_url: str):
         command_id = start(web, redis_url)

@@ -63,25 +63,25 @@ _EXAMPLE = {
 @blueprint.arguments(AuthBody, as_kwargs=True)
 @blueprint.fails(400, 401, 413, 415, 503)
 @blueprint.response(201, TokenAnswer, example=_EXAMPLE, headers=_SUBJECT_DOC)
-def log_in(credentials: Credentials) -> tuple[dict[str, Any], int, dict[str, str]]:
+def log_in(credentials: Credentials) -> tuple[dict[str, Any], dict[str, str]]:
     """Log in: get a token for an API key."""
     note_login(credentials.method, credentials.secret)
     tokens = services().tokens
     issue = tokens.exchange if credentials.method == "token" else tokens.log_in
     login = issue(credentials.secret, credentials.method, credentials.project, address=request.remote_addr)
     present().principal = Principal.of(login.view.key)
-    return _answer(login.view), 201, {_SUBJECT: login.secret}
+    return _answer(login.view), {_SUBJECT: login.secret}
 
 
 @blueprint.route(_TOKENS, methods=["GET"])
 @blueprint.arguments(SubjectHeader, location="headers", as_kwargs=True)
 @blueprint.fails(400, 401, 404, 503)
 @blueprint.response(200, TokenAnswer, example=_EXAMPLE, headers=_SUBJECT_DOC)
-def show_token(subject: str) -> tuple[dict[str, Any], int, dict[str, str]]:
+def show_token(subject: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Tell what a token of your key is good for."""
     principal = present().principal = by_token()
     count(principal)
-    return _answer(services().tokens.get(principal, subject)), 200, {_SUBJECT: subject}
+    return _answer(services().tokens.get(principal, subject)), {_SUBJECT: subject}
 
 
 @blueprint.route(_TOKENS, methods=["DELETE"])

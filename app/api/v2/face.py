@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Flask
 
-from app.api.face import FaceApi, FaceBlueprint
+from app.api.face import Decorator, FaceApi, FaceBlueprint
 from app.api.v2.schemas import ProblemSchema
 
 BASE = "/api/v2"
@@ -25,11 +25,9 @@ A GB is 1,024 MB, a MB 1,024 KB, a KB 1,024 bytes. What OwnUp can't know (prices
 class V2Blueprint(FaceBlueprint):
     """Routes whose views return bare resources."""
 
-    def response(
-        self, status_code: int, schema: Any = None, *, content_type: str = "application/json", **doc: Any
-    ) -> Any:
-        """Dump what a view returns with a schema; as ``flask_smorest.Blueprint.response``."""
-        return super().response(status_code, schema, content_type=content_type, **doc)
+    def response(self, status: int, schema: Any = None, **documented: Any) -> Decorator:
+        """Answer as other faces do; what is documented is no problem document."""
+        return super().response(status, schema, **{"content_type": "application/json"} | documented)
 
 
 class V2Api(FaceApi):

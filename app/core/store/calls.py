@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,9 +52,15 @@ class Store:
             StoreUnavailableError: Redis is away, or still loading.
         """
         try:
-            return call.load(self._ask(call.args))
+            return call.load(self._ask_briefly(call.args))
         except redis.RedisError as exc:
             tell_absence(exc)
+
+    def _ask_briefly(self, args: Args) -> Any:
+        try:
+            return self._ask(_brief(args))
+        except redis.exceptions.NoScriptError:
+            return self._ask(args)
 
     def _ask(self, args: Args) -> Any:
         """Do what the client does, but for what isn't wanted here: to try again, to convert replies, to count.
@@ -139,11 +146,7 @@ class AsyncStore:
         """Run calls in one round trip: those given, or all that wait when it begins."""
         if passengers is None:
             passengers, self._waiting = self._waiting, []
-        replies: list[Any]
-        try:
-            replies = await self._ask([call.args for call, _ in passengers])
-        except Exception as exc:  # noqa: BLE001 - each caller gets it
-            replies = [exc for _ in passengers]
+        replies = await self._ask_briefly([call.args for call, _ in passengers])
         for (_, future), reply in zip(passengers, replies, strict=True):
             if future.done():
                 continue  # its caller has gone
@@ -154,11 +157,24 @@ class AsyncStore:
             else:
                 future.set_result(reply)
 
+    async def _ask_briefly(self, commands: Sequence[Args]) -> list[Any]:
+        replies = await self._ask([_brief(args) for args in commands])
+        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
+        if unknown:
+            in_full = await self._ask([commands[i] for i in unknown])
+            for i, reply in zip(unknown, in_full, strict=True):
+                replies[i] = reply
+        return replies
+
     async def _ask(self, commands: Sequence[Args]) -> list[Any]:
-        async with self._client.pipeline(transaction=False) as pipe:
-            for args in commands:
-                pipe.execute_command(*args)
-            return await pipe.execute(raise_on_error=False)
+        """Send commands together; what has no reply, because Redis is away, gets the error."""
+        try:
+            async with self._client.pipeline(transaction=False) as pipe:
+                for args in commands:
+                    pipe.execute_command(*args)
+                return await pipe.execute(raise_on_error=False)
+        except Exception as exc:  # noqa: BLE001 - each caller gets it
+            return [exc for _ in commands]
 
 
 class PatientStore:
@@ -194,6 +210,19 @@ _MOST_IDLE = 16
 
 def _is_bulky(call: Call[Any]) -> bool:
     return any(isinstance(part, bytes) and len(part) > _BULKY_BYTES for part in call.args)
+
+
+def _brief(args: Args) -> Args:
+    """Write a command without the text of its script, which Redis knows by its digest once it has run it.
+
+    If it doesn't, it answers NOSCRIPT and has done nothing. Source: Redis docs, EVALSHA.
+    """
+    return ("EVALSHA", _digest(str(args[1])), *args[2:]) if args[0] == "EVAL" else args
+
+
+@functools.cache
+def _digest(text: str) -> str:
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def is_away(exc: redis.RedisError) -> bool:

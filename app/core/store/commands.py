@@ -71,11 +71,11 @@ if not present or not legal[present] then
   return present
 end
 local function told(cmd, vm, account)
-  local owner = redis.call('HMGET', vm, 'account', 'node')
-  if owner[1] ~= account then return '' end
+  local known = glance(vm)
+  if known[1] ~= account then return '' end
   if redis.call('STRLEN', cmd .. ':out') + redis.call('STRLEN', cmd .. ':err') > {_TOLD_BYTES} then return '' end
   local out, err = redis.call('GET', cmd .. ':out') or '', redis.call('GET', cmd .. ':err') or ''
-  return '\\n' .. cmsgpack.pack({{reach(vm, owner[2]), {{redis.call('HGETALL', cmd), out, err}}}})
+  return '\\n' .. cmsgpack.pack({{reach(known), {{redis.call('HGETALL', cmd), out, err}}}})
 end
 local function keep(key, output, ttl)
   if output ~= '' then redis.call('SET', key, output, 'EX', ttl) end
@@ -181,8 +181,8 @@ _COMPRESSION = -1
 
 _RESULT = f"""
 local function output(key)
-  local size = redis.call('STRLEN', key)
-  return size > {_BULKY_BYTES} and size or redis.call('GET', key)
+  local begin = redis.call('GETRANGE', key, '0', '{_BULKY_BYTES}')
+  return #begin > {_BULKY_BYTES} and #begin or begin
 end
 local cmd = 'ownup:cmd:' .. id
 if not sees(unpack(redis.call('HMGET', cmd, 'account', 'vmid', 'key_id'))) then return false end

@@ -56,21 +56,20 @@ return {{redis.call('HGETALL', vm), redis.call('EXISTS', 'ownup:node:' .. presen
 """
 
 REACH = """
-local function reach(vm, node)
-  local known = redis.call('HMGET', vm, 'running', 'agent_available')
-  local is_alive = redis.call('EXISTS', 'ownup:node:' .. node) == 1
-  return {is_alive and known[1], is_alive and known[2]}
+local function glance(vm) return redis.call('HMGET', vm, 'account', 'node', 'running', 'agent_available') end
+local function reach(known)
+  local is_alive = redis.call('EXISTS', 'ownup:node:' .. known[2]) == 1
+  return {is_alive and known[3], is_alive and known[4]}
 end
 """
-"""Start of a script that tells a ``Reach``: binds ``reach(vm, node)``."""
+"""Start of a script that tells a ``Reach``: binds ``glance(vm)``, its account first, and ``reach(glance)``."""
 
 _READ_REACH = f"""
 {sees(2)}
 {REACH}
-local vm = 'ownup:vm:' .. ARGV[1]
-local present = redis.call('HMGET', vm, 'account', 'node')
-if not sees(present[1], ARGV[1]) then return false end
-return reach(vm, present[2])
+local known = glance('ownup:vm:' .. ARGV[1])
+if not sees(known[1], ARGV[1]) then return false end
+return reach(known)
 """
 
 _SEEN_VMIDS = f"""
