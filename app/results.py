@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from app.access import Principal
 from app.core.errors import InvalidRequestError, NotFoundError, Problem
 from app.core.records import Command, CommandState
-from app.core.store import Call, Store, commands, vms
-from app.core.store.commands import Result
+from app.core.store import Call, Store, commands
+from app.core.store.commands import Found, Result
 from app.core.store.vms import Reach
 from app.inventory import VmView
 from app.wakeups import Waiter, Wakeups, wait
@@ -46,7 +46,7 @@ class Results:
         Raises:
             NotFoundError: The principal sees no such VM, or no command with this pid in it.
         """
-        found = self._shown(principal, vmid, commands.read_result(vmid, pid, principal.sight))
+        found = self._shown(commands.read_result(vmid, pid, principal.sight))
         return found if found[1].command.state.ended else self._await_end(principal, found, wait_s)
 
     def find(self, principal: Principal, vmid: int, command_id: str) -> Result:
@@ -55,7 +55,7 @@ class Results:
         Raises:
             NotFoundError: The principal sees no such VM, or no such command in it.
         """
-        _, result = self._shown(principal, vmid, commands.find_result(command_id, principal.sight))
+        _, result = self._shown(commands.find_result(vmid, command_id, principal.sight))
         if result.command.vmid != vmid:
             raise NotFoundError("Command")
         return result
@@ -120,20 +120,18 @@ class Results:
 
         def look() -> tuple[Reach, Result] | None:
             nonlocal found
-            found = _told(woken) or self._shown(
-                principal, command.vmid, commands.find_result(command.id, principal.sight)
-            )
+            found = _told(woken) or self._shown(commands.find_result(command.vmid, command.id, principal.sight))
             return found if found[1].command.state.ended else None
 
         return wait(woken, wait_s, look, reread_s=wait_s, not_for=CommandState.RUNNING) or found
 
-    def _shown(self, principal: Principal, vmid: int, read: Call[Result | None]) -> tuple[Reach, Result]:
+    def _shown(self, read: Call[Found]) -> tuple[Reach, Result]:
         """Read a command's result, and whether another one would reach the guest.
 
         Raises:
             NotFoundError: There is nothing that the principal sees.
         """
-        reach, result = self.store.run_both(vms.read_reach(vmid, principal.sight), read)
+        reach, result = self.store.run(read)
         if reach is None:
             raise NotFoundError("VM")
         if result is None:
@@ -153,5 +151,5 @@ class Results:
 
 def _told(woken: Waiter) -> tuple[Reach, Result] | None:
     """Read what the news have brought, if they have; whoever waits has seen the VM and the command before."""
-    reach, result = commands.load_told(woken.news.result) if woken.news.result else (None, None)
+    reach, result = commands.load_told(woken.news.result) if woken.news.result else Found(None, None)
     return (reach, result) if reach and result else None

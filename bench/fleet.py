@@ -140,7 +140,7 @@ class _Ends(threading.Thread):
         Raises:
             LabError: There is none.
         """
-        result = self._store.run(commands.read_result(vmid, pid))
+        result = self._store.run(commands.read_result(vmid, pid)).result
         if result is None:
             raise LabError(f"no record of pid {pid} in VM {vmid}")
         return result.command.id

@@ -254,7 +254,7 @@ class Customer:
     def result(self, command: Command) -> Result:
         """Read a command's output."""
         assert command.pid is not None, command
-        found = self.store.run(commands.read_result(command.vmid, command.pid))
+        found = self.store.run(commands.read_result(command.vmid, command.pid)).result
         assert found is not None
         return found if found.whole else self.store.run(commands.fetch_output(found))
 

@@ -216,6 +216,6 @@ async def test_a_result_that_was_read_before_its_start_was_recorded_outlives_the
         await worker.adopter.adopt()
         command = worker.find(command_id)
         assert (command.state, command.exit_code) == (CommandState.EXITED, 4)
-        assert worker.store.run(store.commands.read_result(VMID, command.pid)).stdout == b"kept\n"
+        assert worker.store.run(store.commands.read_result(VMID, command.pid)).result.stdout == b"kept\n"
         assert agent.received("guest-exec") == 0
         assert list(worker.spool.iterdir()) == []

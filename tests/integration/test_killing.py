@@ -84,7 +84,7 @@ class Node:
     async def result(self, command, within_s=8):
         async with asyncio.timeout(within_s):
             while True:
-                result = await self.store.run(store.commands.read_result(VMID, command.pid))
+                result = (await self.store.run(store.commands.read_result(VMID, command.pid))).result
                 if result.command.state.ended:
                     return result if result.whole else await self.store.run(store.commands.fetch_output(result))
                 await asyncio.sleep(0.01)

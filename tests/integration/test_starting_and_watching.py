@@ -72,7 +72,7 @@ class Records:
 
     def stdout(self, command: Command) -> bytes:
         assert command.pid is not None
-        result = self.store.run(store.commands.read_result(VMID, command.pid))
+        result = self.store.run(store.commands.read_result(VMID, command.pid)).result
         assert result is not None
         assert result.command.id == command.id
         whole = result if result.whole else self.store.run(store.commands.fetch_output(result))

@@ -129,7 +129,7 @@ class TestCommands:
     def test_unknown_command_is_none(self, store: Store):
         assert store.run(commands.find("c1")) is None
         assert store.run(commands.claim("c1")) is None
-        assert store.run(commands.read_result(10000, 42)) is None
+        assert store.run(commands.read_result(10000, 42)).result is None
         assert store.run(commands.is_undelivered("c1")) is False
 
     def test_command_is_claimed_once(self, store: Store):
@@ -159,13 +159,13 @@ class TestCommands:
         create(store)
         store.run(vms.publish(VM))
         start(store)
-        result = store.run(commands.read_result(10000, 42))
+        result = store.run(commands.read_result(10000, 42)).result
         assert isinstance(result, Result)
         assert (result.stdout, result.stderr) == (b"", b"")
         assert result.command.state is CommandState.RUNNING
         assert (result.command.pid, result.command.started_at, result.command.agent_identity) == (42, NOW, "life-1")
         assert store.run(vms.read(10000)).last_pid == 42
-        assert store.run(commands.read_result(10001, 42)) is None
+        assert store.run(commands.read_result(10001, 42)).result is None
         assert store.run(commands.list_open("n1")) == ("c1",)
 
     def test_bulky_output_goes_ahead_and_is_fetched_apart(self, store: Store, client: redis.Redis):
@@ -177,10 +177,10 @@ class TestCommands:
         assert len(calls) == 3
         for call in calls[:2]:
             store.run(call)
-        before = store.run(commands.read_result(10000, 42))
+        before = store.run(commands.read_result(10000, 42)).result
         assert (before.command.state, before.stdout, before.whole) == (CommandState.RUNNING, b"", True)
         store.run(calls[2])
-        after = store.run(commands.read_result(10000, 42))
+        after = store.run(commands.read_result(10000, 42)).result
         assert (after.command.state, after.stdout, after.whole) == (CommandState.EXITED, b"", False)
         whole = store.run(commands.fetch_output(after))
         assert (whole.stdout, whole.stderr, whole.whole) == (out, err, True)
@@ -191,7 +191,7 @@ class TestCommands:
         create(store)
         start(store)
         store.run(commands.end("c1", ended(CommandState.EXITED, stdout=output), ttl_s=60))
-        assert store.run(commands.find_result("c1")).stdout == output
+        assert store.run(commands.find_result(10000, "c1")).result.stdout == output
 
     def test_bulky_output_of_a_command_that_has_ended_otherwise_is_dropped(self, store: Store, client: redis.Redis):
         create(store)
@@ -210,7 +210,7 @@ class TestCommands:
         output = bytes(range(256)) * 20_000
         end = ended(CommandState.EXITED, exit_code=7, stdout=output, stderr=b"x", out_truncated=True, message="m")
         store.run(commands.end("c1", end, ttl_s=60))
-        result = store.run(commands.read_result(10000, 42))
+        result = store.run(commands.read_result(10000, 42)).result
         assert (result.stdout, result.stderr, result.whole) == (output, b"x", True)
         command = result.command
         assert (command.exit_code, command.signal, command.ended_at, command.message) == (7, None, NOW, "m")
@@ -258,7 +258,7 @@ class TestCommands:
         for command_id in ("c1", "c2"):
             create(store, replace(COMMAND, id=command_id))
             start(store, command_id)
-        assert store.run(commands.read_result(10000, 42)).command.id == "c2"
+        assert store.run(commands.read_result(10000, 42)).result.command.id == "c2"
 
     def test_news_of_an_end_tell_what_a_reader_would_read(self, store: Store, client: redis.Redis):
         store.run(vms.publish(VM))
@@ -275,7 +275,7 @@ class TestCommands:
         assert head == b"c1 exited 42"
         reach, result = commands.load_told(told)
         assert reach == Reach(VM.running, VM.agent_available)
-        assert (reach, result) == store.run_both(vms.read_reach(10000), commands.find_result("c1"))
+        assert (reach, result) == store.run(commands.find_result(10000, "c1"))
         assert result is not None
         assert result.stdout == b"\0\xff\n"
 

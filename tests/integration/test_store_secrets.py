@@ -132,7 +132,7 @@ class TestOutputGoesWithItsVm:
         end = started(store, finder, 1)
         store.run(commands.end("c1", end, ttl_s=60))
         store.run(vms.remove(10000, "n2"))
-        assert store.run(commands.read_result(10000, 7)).stdout == end.stdout
+        assert store.run(commands.read_result(10000, 7)).result.stdout == end.stdout
 
     def test_and_not_that_of_other_vms(self, store: Store, finder: Finder):
         other = replace(COMMAND, id="c2", vmid=10001)
@@ -140,7 +140,7 @@ class TestOutputGoesWithItsVm:
         store.run(commands.start("c2", CommandStart(pid=7, started_at=NOW)))
         store.run(commands.end("c2", CommandEnd(state=CommandState.EXITED, ended_at=NOW, stdout=b"x"), ttl_s=60))
         store.run(vms.remove(10000, "n1"))
-        assert store.run(commands.read_result(10001, 7)).stdout == b"x"
+        assert store.run(commands.read_result(10001, 7)).result.stdout == b"x"
 
     def test_what_has_expired_leaves_no_trace(self, store: Store, client: redis.Redis, finder: Finder):
         end = started(store, finder, 1)

@@ -37,7 +37,7 @@ def run(web: Web, redis_url: str, line: str = "uname -a", pid: int = 150476) -> 
 
 
 def end(web: Web, pid: int, **facts: object) -> None:
-    result = web.store.run(commands.read_result(10000, pid))
+    result = web.store.run(commands.read_result(10000, pid)).result
     assert result is not None
     how = CommandEnd(**({"state": CommandState.EXITED, "ended_at": clock.now()} | facts))  # type: ignore[arg-type]
     web.store.run(commands.end(result.command.id, how, ttl_s=60))
@@ -60,7 +60,7 @@ class TestStart:
         with PlayedWorker(redis_url, tells_pid(1)) as worker:
             web.post(EXEC, json={"command": "echo secret"})
         (job,) = worker.taken
-        command = web.store.run(commands.read_result(10000, 1)).command
+        command = web.store.run(commands.read_result(10000, 1)).result.command
         assert (job.func_name, job.args, job.kwargs) == (START_COMMAND, [command.id, 10000], {})
         assert job.description == "start_command"
         assert (job.result_ttl, job.failure_ttl, job.ttl, job.retries_left) == (0, 86400, None, None)
@@ -69,7 +69,7 @@ class TestStart:
     def test_record_says_who_asked(self, web: Web, redis_url: str):
         with PlayedWorker(redis_url, tells_pid(1)):
             response = web.post(EXEC, json={"command": "true"})
-        command = web.store.run(commands.read_result(10000, 1)).command
+        command = web.store.run(commands.read_result(10000, 1)).result.command
         assert (command.vmid, command.account, command.node) == (10000, "acme", "node-1")
         assert command.key_id == web.key.split("_")[1]
         assert command.request_id == response.json["requestId"]
@@ -394,6 +394,6 @@ class TestLog:
 
 def test_command_record_is_complete(web: Web, redis_url: str):
     run(web, redis_url)
-    command = web.store.run(commands.read_result(10000, 150476)).command
+    command = web.store.run(commands.read_result(10000, 150476)).result.command
     assert isinstance(command, Command)
     assert command.deliver_by > command.created_at

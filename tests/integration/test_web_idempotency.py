@@ -139,7 +139,7 @@ def test_repeat_needs_neither_a_running_vm_nor_its_node(web: Web, redis_url: str
 def test_repeat_gives_the_pid_also_when_it_has_ended(web: Web, redis_url: str):
     with PlayedWorker(redis_url, Counting()):
         post(web)
-    command = web.store.run(commands.read_result(10000, 101)).command
+    command = web.store.run(commands.read_result(10000, 101)).result.command
     end = CommandEnd(state=CommandState.LOST, ended_at=clock.now())
     web.store.run(commands.end(command.id, end, ttl_s=60))
     assert post(web).json["data"]["pid"] == 101

@@ -24,7 +24,7 @@ def running(web: Web, redis_url: str) -> str:
 def start(web: Web, redis_url: str) -> str:
     with PlayedWorker(redis_url, tells_pid(42)):
         assert web.post(EXEC, json={"command": "sleep 100"}).status_code == 200
-    return web.store.run(commands.read_result(10000, 42)).command.id
+    return web.store.run(commands.read_result(10000, 42)).result.command.id
 
 
 def end(store: Store, command_id: str, **facts: object) -> None:

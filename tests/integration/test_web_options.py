@@ -140,7 +140,7 @@ class TestWaitForAgent:
     ):
         with PlayedWorker(redis_url, tells_pid(5)) as worker:
             assert web.post(EXEC, json={"command": "true", "wait_for_agent": wait_s}).status_code == 200
-        command = web.store.run(commands.read_result(10000, 5)).command
+        command = web.store.run(commands.read_result(10000, 5)).result.command
         assert (command.deliver_by - command.created_at).total_seconds() == pytest.approx(longest_s, abs=1)
         assert worker.taken[0].timeout == math.ceil(longest_s) + 60
 

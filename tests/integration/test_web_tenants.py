@@ -83,13 +83,13 @@ class TestCaps:
         assert [self.start(capped, redis_url, pid) for pid in (1, 2, 3)] == [200, 200, 429]
         refused = capped.post(EXEC, json={"command": "true"})
         assert "2 commands under way" in refused.json["message"]
-        assert capped.store.run(commands.read_result(10000, 3)) is None, "it was not run"
+        assert capped.store.run(commands.read_result(10000, 3)).result is None, "it was not run"
         assert self.start(capped, redis_url, 4, vmid=10001) == 200, "another VM has its own"
 
     def test_one_that_ended_makes_room(self, capped: Web, redis_url: str):
         for pid in (1, 2):
             self.start(capped, redis_url, pid)
-        found = capped.store.run(commands.read_result(10000, 1))
+        found = capped.store.run(commands.read_result(10000, 1)).result
         assert found is not None
         end = CommandEnd(state=CommandState.EXITED, ended_at=NOW, exit_code=0)
         capped.store.run(commands.end(found.command.id, end, ttl_s=60))
@@ -112,7 +112,7 @@ class TestCaps:
             self.start(capped, redis_url, pid)
         refused = capped.post(EXEC, json={"command": "true"}, idempotency_key="once")
         assert refused.status_code == 429
-        found = capped.store.run(commands.read_result(10000, 1))
+        found = capped.store.run(commands.read_result(10000, 1)).result
         assert found is not None
         end = CommandEnd(state=CommandState.EXITED, ended_at=NOW, exit_code=0)
         capped.store.run(commands.end(found.command.id, end, ttl_s=60))
@@ -170,7 +170,7 @@ class TestGoneVm:
         web.store.run(vms.remove(10000, NODE))
         left = {name for name in web.client.scan_iter("ownup:*") if b"cmd:c1" in name or b":10000" in name}
         assert left == set()
-        assert web.store.run(commands.read_result(20000, 43)) is not None
+        assert web.store.run(commands.read_result(20000, 43)).result is not None
 
     def test_a_command_that_is_still_under_way_goes_when_it_ends(self, web: Web):
         record(web, "c1", 42, end=False)
@@ -196,7 +196,7 @@ class TestGoneVm:
     def test_another_node_s_vm_stays(self, web: Web):
         record(web, "c1", 42)
         web.store.run(vms.remove(10000, "node-2"))
-        assert web.store.run(commands.read_result(10000, 42)) is not None
+        assert web.store.run(commands.read_result(10000, 42)).result is not None
 
 
 def test_a_foreign_thing_takes_as_long_as_a_missing_one(web: Web, capsys: pytest.CaptureFixture[str]):

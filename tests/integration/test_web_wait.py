@@ -118,7 +118,7 @@ def start(web: Web, redis_url: str) -> str:
     """Start a command that goes on; answer the id of its record."""
     with PlayedWorker(redis_url, tells_pid(PID)):
         assert web.post(EXEC, json={"command": "sleep"}).status_code == 200
-    return web.store.run(commands.read_result(10000, PID)).command.id
+    return web.store.run(commands.read_result(10000, PID)).result.command.id
 
 
 def waiters(web: Web) -> int:
@@ -144,7 +144,7 @@ class TestPost:
         told = threading.Event()
         with PlayedWorker(redis_url, ends_when(told)):
             asking = Asking(lambda: web.post(EXEC, json={"command": "sleep", "wait": 60}))
-            eventually(lambda: web.store.run(commands.read_result(10000, PID)))
+            eventually(lambda: web.store.run(commands.read_result(10000, PID)).result)
             assert asking.is_alive()
             told.set()
             assert asking.data == EXITED | {"command": "sleep"}
@@ -219,7 +219,7 @@ class TestPost:
         told = threading.Event()
         with PlayedWorker(redis_url, ends_when(told)):
             asking = Asking(lambda: web.post(EXEC, json={"command": "poweroff", "wait": 60}))
-            eventually(lambda: web.store.run(commands.read_result(10000, PID)))
+            eventually(lambda: web.store.run(commands.read_result(10000, PID)).result)
             web.publish(STOPPED_VM)
             told.set()
             assert (asking.data["available"], asking.data["vmRunning"]) == (False, False)
@@ -250,7 +250,7 @@ class TestPost:
         web.publish()
         with PlayedWorker(own_redis.url, tells_pid(PID)):
             asking = Asking(lambda: web.post(EXEC, json={"command": "sleep", "wait": 1}))
-            eventually(lambda: web.store.run(commands.read_result(10000, PID)))
+            eventually(lambda: web.store.run(commands.read_result(10000, PID)).result)
         own_redis.stop()
         assert (asking.data["pid"], asking.data["exited"]) == (PID, False)
         web.close()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack  # type: ignore[import-untyped]
 import zstandard
@@ -179,27 +179,31 @@ _SHORT_BYTES = 128
 _COMPRESSION = -1
 """Text becomes an eighth longer than by level 1, and what can't be made much shorter costs next to no time."""
 
-_RESULT = f"""
+_FOUND = f"""
+{REACH}
+{sees(3)}
 local function output(key)
   local begin = redis.call('GETRANGE', key, '0', '{_BULKY_BYTES}')
   return #begin > {_BULKY_BYTES} and #begin or begin
 end
-local cmd = 'ownup:cmd:' .. id
-if not sees(unpack(redis.call('HMGET', cmd, 'account', 'vmid', 'key_id'))) then return false end
-return {{redis.call('HGETALL', cmd), output(cmd .. ':out'), output(cmd .. ':err')}}
+local function result(cmd)
+  if not sees(unpack(redis.call('HMGET', cmd, 'account', 'vmid', 'key_id'))) then return false end
+  return {{redis.call('HGETALL', cmd), output(cmd .. ':out'), output(cmd .. ':err')}}
+end
+local function found(vmid, id)
+  local known = glance('ownup:vm:' .. vmid)
+  return {{sees(known[1], vmid) and reach(known), id and result('ownup:cmd:' .. id)}}
+end
 """
 
 _READ_RESULT = f"""
-{sees(3)}
-local id = redis.call('GET', 'ownup:pid:' .. ARGV[1] .. ':' .. ARGV[2])
-if not id then return false end
-{_RESULT}
+{_FOUND}
+return found(ARGV[1], redis.call('GET', 'ownup:pid:' .. ARGV[1] .. ':' .. ARGV[2]))
 """
 
 _FIND_RESULT = f"""
-{sees(2)}
-local id = ARGV[1]
-{_RESULT}
+{_FOUND}
+return found(ARGV[1], ARGV[2])
 """
 
 
@@ -234,6 +238,18 @@ class Result:
     stdout: bytes = field(repr=False)
     stderr: bytes = field(repr=False)
     whole: bool = True
+
+
+class Found(NamedTuple):
+    """What a reader sees of a command.
+
+    Attributes:
+        reach: Whether another one would reach its VM's guest; ``None``: there is no VM to be seen.
+        result: Of the command; ``None``: there is none to be seen.
+    """
+
+    reach: Reach | None
+    result: Result | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,20 +409,19 @@ def is_undelivered(command_id: str) -> Call[bool]:
     return script(_IS_UNDELIVERED, command_id, load=bool)
 
 
-def read_result(vmid: int, pid: int, sight: Sight = EVERYTHING) -> Call[Result | None]:
-    """Read the latest command that got this pid in this VM, with its output; ``None``: there is none to be seen."""
-    return script(_READ_RESULT, vmid, pid, sight.text, load=_load_result)
+def read_result(vmid: int, pid: int, sight: Sight = EVERYTHING) -> Call[Found]:
+    """Read the latest command that got this pid in this VM, with its output."""
+    return script(_READ_RESULT, vmid, pid, sight.text, load=_load_found)
 
 
-def find_result(command_id: str, sight: Sight = EVERYTHING) -> Call[Result | None]:
+def find_result(vmid: int, command_id: str, sight: Sight = EVERYTHING) -> Call[Found]:
     """Read one command by its id, with its output. Unlike a pid, an id never comes to mean another command."""
-    return script(_FIND_RESULT, command_id, sight.text, load=_load_result)
+    return script(_FIND_RESULT, vmid, command_id, sight.text, load=_load_found)
 
 
-def load_told(told: bytes) -> tuple[Reach | None, Result | None]:
-    """Read what the news of an end tell of its VM and of itself, as it was at that very moment."""
-    reach, result = msgpack.unpackb(told, raw=True)
-    return load_reach(reach), _load_result(result)
+def load_told(told: bytes) -> Found:
+    """Read what the news of an end tell of it, as it was at that very moment."""
+    return _load_found(msgpack.unpackb(told, raw=True))
 
 
 def fetch_output(result: Result) -> Call[Result]:
@@ -462,6 +477,11 @@ def _load_claim(reply: Any) -> Claim | None:
     if not isinstance(reply, list):
         return None
     return Claim(decode(Command, pairs(reply[0])), decode(CommandRequest, pairs(reply[1])))
+
+
+def _load_found(reply: Any) -> Found:
+    reach, result = reply
+    return Found(load_reach(reach), _load_result(result))
 
 
 def _load_result(reply: Any) -> Result | None:

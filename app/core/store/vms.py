@@ -64,14 +64,6 @@ end
 """
 """Start of a script that tells a ``Reach``: binds ``glance(vm)``, its account first, and ``reach(glance)``."""
 
-_READ_REACH = f"""
-{sees(2)}
-{REACH}
-local known = glance('ownup:vm:' .. ARGV[1])
-if not sees(known[1], ARGV[1]) then return false end
-return reach(known)
-"""
-
 _SEEN_VMIDS = f"""
 {sees(1)}
 local function seen_vmids()
@@ -171,11 +163,6 @@ def remove(vmid: int, node: str, *, with_results: bool = True) -> Call[None]:
 def read(vmid: int, sight: Sight = EVERYTHING) -> Call[VmView | None]:
     """Read one VM with whether its node is alive; ``None``: there is none to be seen."""
     return script(_READ, vmid, sight.text, load=_load_view)
-
-
-def read_reach(vmid: int, sight: Sight = EVERYTHING) -> Call[Reach | None]:
-    """Read whether a command would reach a VM's guest; ``None``: there is no VM to be seen."""
-    return script(_READ_REACH, vmid, sight.text, load=load_reach)
 
 
 def list_seen(sight: Sight) -> Call[tuple[VmView, ...]]:
