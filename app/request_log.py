@@ -72,22 +72,22 @@ def _begin() -> None:
 
 def _end(response: Response) -> Response:
     response.headers["X-Request-Id"] = request_id()
-    failure = present().failure
-    level = logging.ERROR if failure else logging.INFO
-    exc_info = failure if failure and not present().failure_expected else None
-    _LOG.log(level, "request", extra=_facts(response.status_code, failure), exc_info=exc_info)
+    known = present()
+    level = logging.ERROR if known.failure else logging.INFO
+    exc_info = None if known.failure_expected else known.failure
+    _LOG.log(level, "request", extra={"facts": _facts(known, response.status_code)}, exc_info=exc_info)
     return response
 
 
-def _facts(status: int, failure: Exception | None) -> dict[str, Any]:
+def _facts(known: Present, status: int) -> dict[str, Any]:
     facts = {
         **asked(),
         "status": status,
-        "ms": round((time.perf_counter() - present().began_s) * 1000, 1),
-        "request_id": request_id(),
+        "ms": round((time.perf_counter() - known.began_s) * 1000, 1),
+        "request_id": known.request_id,
         **asker(),
     }
     facts |= {name: value for name, value in (present_request().view_args or {}).items() if name in _VM_IDS}
-    if failure:
-        facts |= {"error": type(failure).__name__, "reason": str(failure)}  # not the guest's words, which may be any
+    if known.failure:  # not the guest's words, which may be any
+        facts |= {"error": type(known.failure).__name__, "reason": str(known.failure)}
     return facts

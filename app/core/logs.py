@@ -1,6 +1,7 @@
 """Log lines for people and programs: one line an event, ``key=value``, a constant event name first.
 
-The message of a log call is the event's name; its data stands in ``extra``. Payloads, keys and output are never logged.
+The message of a log call is the event's name; its data stands in ``extra``, or as one mapping in ``extra["facts"]``,
+which takes less time. Payloads, keys and output are never logged.
 Should something that looks like an API key get into a line all the same, an exception's words for instance, it is
 written without its secret part.
 The entries of the audit trail are lines of JSON among them, whatever the least level of the others is.
@@ -21,6 +22,7 @@ AUDIT = "ownup.audit"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
+_PLAIN = re.compile("[!#-<>-~]+")
 _QUOTED = re.compile(r'[ ="]')
 _OWN = ("app", "workers")
 
@@ -31,7 +33,10 @@ class LogfmtFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Write one record as one line; an exception's traceback follows on lines of its own."""
         stamp = f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
-        pairs = [f"{key}={_quoted(value)}" for key, value in vars(record).items() if key not in _STANDARD]
+        facts = vars(record).get("facts") or {
+            name: vars(record)[name] for name in vars(record) if name not in _STANDARD
+        }
+        pairs = [f"{name}={_quoted(value)}" for name, value in facts.items()]
         event = _quoted(record.getMessage())
         line = " ".join((f"time={stamp} level={record.levelname.lower()} event={event}", *pairs))
         whole = f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
@@ -55,7 +60,7 @@ def _second(epoch_s: int) -> str:
 
 def _quoted(value: object) -> str:
     text = str(value)
-    if text and text.isprintable() and not _QUOTED.search(text):
+    if _PLAIN.fullmatch(text) or (text and text.isprintable() and not _QUOTED.search(text)):
         return text
     return '"' + text.encode("unicode_escape").decode().replace('"', '\\"') + '"'
 

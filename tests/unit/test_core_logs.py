@@ -26,6 +26,11 @@ def test_line_has_time_level_event_and_facts():
     )
 
 
+def test_facts_may_stand_in_one_mapping():
+    facts = {"status": 200, "route": "/a b"}
+    assert line_of("request", facts=facts).endswith(' event=request status=200 route="/a b"')
+
+
 @pytest.mark.parametrize(
     ("value", "written"),
     [("a b", '"a b"'), ("a=b", '"a=b"'), ('say "x"', '"say \\"x\\""'), ("", '""'), ("a\nb", '"a\\nb"'), (None, "None")],
