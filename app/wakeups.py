@@ -123,13 +123,18 @@ class Wakeups:
         with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call]
             subscription.subscribe(WAKE_CHANNEL)
             while not self._closing.is_set():
-                message = subscription.get_message(timeout=_LISTEN_S)
+                subscription.check_health()
+                message = _receive(subscription)
+                if message is None:
+                    pass
+                elif subscription.is_health_check_response(message):
+                    subscription.health_check_response_counter -= 1
+                elif message[0] == b"subscribe":
+                    self._wake_all()
+                elif message[0] == b"message":
+                    self._wake(message[2])
                 if subscription.health_check_response_counter > _UNANSWERED_PINGS:
                     raise redis.TimeoutError("Redis doesn't answer the subscription")
-                if message is not None and message["type"] == "subscribe":
-                    self._wake_all()
-                elif message is not None and message["type"] == "message":
-                    self._wake(message["data"])
 
     def _wake(self, told: bytes) -> None:
         head, _, result = told.partition(b"\n")
@@ -146,6 +151,14 @@ class Wakeups:
                 for event in events:
                     event.news = _NO_NEWS
                     event.set()
+
+
+def _receive(subscription: redis.client.PubSub) -> list[bytes] | None:
+    """Wait a while for what Redis sends: in a third of the time that ``get_message`` takes, which looks twice first."""
+    try:
+        return subscription.connection.read_response(disconnect_on_error=False, push_request=True, timeout=_LISTEN_S)
+    except redis.TimeoutError:
+        return None
 
 
 def wait(

@@ -31,22 +31,24 @@ _MESSAGES = {
 def exec_result(reach: Reach, result: Result, encoding: str | None) -> dict[str, Any]:
     """Make the result of a command, as far as there is one."""
     command = result.command
-    return (
-        {
-            "pid": command.pid,
-            "exited": command.state.ended,
-            "stdout": text_of(result.stdout, encoding),
-            "stderr": text_of(result.stderr, encoding),
-            "available": reach.agent_available,
-            "running": reach.running,
-            "state": command.state,
-            "message": message_of(command),
-        }
-        | _end(command)
-        | ({"encoding": encoding} if encoding else {})
-        | ({"out_truncated": True} if command.out_truncated else {})
-        | ({"err_truncated": True} if command.err_truncated else {})
-    )
+    told: dict[str, Any] = {
+        "pid": command.pid,
+        "exited": command.state.ended,
+        "stdout": text_of(result.stdout, encoding),
+        "stderr": text_of(result.stderr, encoding),
+        "available": reach.agent_available,
+        "running": reach.running,
+        "state": command.state,
+        "message": message_of(command),
+        **_end(command),
+    }
+    if encoding:
+        told["encoding"] = encoding
+    if command.out_truncated:
+        told["out_truncated"] = True
+    if command.err_truncated:
+        told["err_truncated"] = True
+    return told
 
 
 def exec_killed(command: Command) -> dict[str, Any]:

@@ -21,9 +21,7 @@ def by_key() -> Principal:
     Raises:
         UnauthorizedError: No API key, or one that doesn't count.
     """
-    request = present_request()
-    headers, access = request.headers, services().access
-    return access.authenticate(headers.get("X-API-Key"), headers.get("Authorization"), request.remote_addr)
+    return services().access.authenticate(*_shown())
 
 
 def by_key_afresh() -> Principal:
@@ -32,9 +30,14 @@ def by_key_afresh() -> Principal:
     Raises:
         UnauthorizedError: No API key, or one that doesn't count.
     """
+    return services().access.authenticate(*_shown(), afresh=True)
+
+
+def _shown() -> tuple[str | None, str | None, str | None]:
+    """Tell ``X-API-Key``, ``Authorization`` and the address that the present request comes from."""
     request = present_request()
-    headers, access = request.headers, services().access
-    return access.authenticate(headers.get("X-API-Key"), headers.get("Authorization"), request.remote_addr, afresh=True)
+    environ = request.environ  # werkzeug's headers raise and catch an error for each one that isn't there
+    return environ.get("HTTP_X_API_KEY"), environ.get("HTTP_AUTHORIZATION"), request.remote_addr
 
 
 def count(principal: Principal, scope: Scope | None = None) -> None:
