@@ -38,7 +38,7 @@ class Present(_AppCtxGlobals):
         shown: The key that it shows in its body.
     """
 
-    __setattr__ = object.__setattr__  # Flask's own way does the same, in Python
+    __setattr__ = object.__setattr__  # type: ignore[assignment] # Flask's own way does the same, in Python
 
     request_id: str | None = None
     began_s: float

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import redis
 
@@ -155,8 +155,12 @@ class Wakeups:
 
 def _receive(subscription: redis.client.PubSub) -> list[bytes] | None:
     """Wait a while for what Redis sends: in a third of the time that ``get_message`` takes, which looks twice first."""
+    connection = cast("redis.Connection", subscription.connection)
     try:
-        return subscription.connection.read_response(disconnect_on_error=False, push_request=True, timeout=_LISTEN_S)
+        return cast(
+            "list[bytes]",
+            connection.read_response(disconnect_on_error=False, push_request=True, timeout=_LISTEN_S),
+        )
     except redis.TimeoutError:
         return None
 

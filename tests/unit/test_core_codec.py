@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core import records
-from app.core.codec import decode, encode
+from app.core.codec import decode, encode, unpack
 from app.core.records import COMMAND_MOVES, ApiKey, Command, CommandEnd, CommandState, Job, Node, Vm
 
 RECORDS = [
@@ -39,6 +39,14 @@ def stored(record: Any) -> dict[bytes, bytes]:
 def test_every_record_survives(kind: type, data: st.DataObject):
     record = data.draw(st.from_type(kind))
     assert decode(kind, stored(record)) == record
+
+
+@pytest.mark.parametrize("kind", [Command, Vm])
+@given(data=st.data())
+def test_packed_record_is_the_same(kind: type, data: st.DataObject):
+    record = data.draw(st.from_type(kind))
+    packed = msgspec.msgpack.encode(encode(record) | {"colour": "blue"})
+    assert unpack(kind, packed) == decode(kind, stored(record)) == record
 
 
 @pytest.mark.parametrize("kind", RECORDS)

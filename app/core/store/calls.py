@@ -271,6 +271,16 @@ def script(text: str, *args: str | bytes | float, load: Callable[[Any], T]) -> C
     return Call(("EVAL", text, 0, *args), load)
 
 
+PACK = """
+local function pack(key)
+  local flat, fields = redis.call('HGETALL', key), {}
+  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+  return cmsgpack.pack(fields)
+end
+"""
+"""Start of a script that tells records: binds ``pack(key)``, which makes a MessagePack map of a hash."""
+
+
 def both(first: Call[T], second: Call[U]) -> Call[tuple[T, U]]:
     """Make one call of two, carried out one after the other with nothing in between."""
     (one, one_args), (other, other_args) = _as_script(first), _as_script(second)

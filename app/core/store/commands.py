@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import msgpack  # type: ignore[import-untyped]
 import zstandard
 
-from app.core.codec import decode, encode
+from app.core.codec import decode, encode, unpack
 from app.core.errors import IllegalMoveError, TooManyCommandsError
 from app.core.records import COMMAND_MOVES, Command, CommandEnd, CommandRequest, CommandStart, CommandState
-from app.core.store.calls import NOW, Call, flat, load_names, load_record, nothing, pairs, script
+from app.core.store.calls import NOW, PACK, Call, flat, load_names, load_record, nothing, pairs, script
 from app.core.store.sight import EVERYTHING, Sight, sees
 from app.core.store.vms import REACH, Reach, load_reach
 
@@ -62,6 +62,7 @@ _TOLD_BYTES = 4 * 1024
 """An end tells its output to every web process up to this size, compressed; what is longer is read by who wants it."""
 
 _MOVE = f"""
+{PACK}
 {REACH}
 local cmd = 'ownup:cmd:' .. ARGV[1]
 local present = redis.call('HGET', cmd, 'state')
@@ -75,7 +76,7 @@ local function told(cmd, vm, account)
   if known[1] ~= account then return '' end
   if redis.call('STRLEN', cmd .. ':out') + redis.call('STRLEN', cmd .. ':err') > {_TOLD_BYTES} then return '' end
   local out, err = redis.call('GET', cmd .. ':out') or '', redis.call('GET', cmd .. ':err') or ''
-  return '\\n' .. cmsgpack.pack({{reach(known), {{redis.call('HGETALL', cmd), out, err}}}})
+  return '\\n' .. cmsgpack.pack({{reach(known), {{pack(cmd), out, err}}}})
 end
 local function keep(key, output, ttl)
   if output ~= '' then redis.call('SET', key, output, 'EX', ttl) end
@@ -180,6 +181,7 @@ _COMPRESSION = -1
 """Text becomes an eighth longer than by level 1, and what can't be made much shorter costs next to no time."""
 
 _FOUND = f"""
+{PACK}
 {REACH}
 {sees(3)}
 local function output(key)
@@ -188,7 +190,7 @@ local function output(key)
 end
 local function result(cmd)
   if not sees(unpack(redis.call('HMGET', cmd, 'account', 'vmid', 'key_id'))) then return false end
-  return {{redis.call('HGETALL', cmd), output(cmd .. ':out'), output(cmd .. ':err')}}
+  return {{pack(cmd), output(cmd .. ':out'), output(cmd .. ':err')}}
 end
 local function found(vmid, id)
   local known = glance('ownup:vm:' .. vmid)
@@ -485,9 +487,9 @@ def _load_found(reply: Any) -> Found:
 
 
 def _load_result(reply: Any) -> Result | None:
-    if not reply or not reply[0]:
+    if not reply:
         return None
-    command = decode(Command, pairs(reply[0]))
+    command = unpack(Command, reply[0])
     if isinstance(reply[1], int) or isinstance(reply[2], int):
         return Result(command, b"", b"", whole=False)
     return Result(command, _unpack(reply[1]), _unpack(reply[2]))

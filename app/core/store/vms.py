@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.codec import decode, encode
+from app.core.codec import encode, unpack
 from app.core.records import Vm
-from app.core.store.calls import Call, flat, load_name, nothing, pairs, script
+from app.core.store.calls import PACK, Call, flat, load_name, nothing, script
 from app.core.store.sight import EVERYTHING, Sight, sees
 
 _PUBLISH = """
@@ -48,11 +48,12 @@ return 1
 """What has not ended yet is forgotten when it ends, unless its VM has come back by then (``_PUBLISH``)."""
 
 _READ = f"""
+{PACK}
 {sees(2)}
 local vm = 'ownup:vm:' .. ARGV[1]
 local present = redis.call('HMGET', vm, 'account', 'node')
 if not sees(present[1], ARGV[1]) then return false end
-return {{redis.call('HGETALL', vm), redis.call('EXISTS', 'ownup:node:' .. present[2]), redis.call('GET', vm .. ':pid')}}
+return {{pack(vm), redis.call('EXISTS', 'ownup:node:' .. present[2]), redis.call('GET', vm .. ':pid')}}
 """
 
 REACH = """
@@ -74,11 +75,11 @@ local function seen_vmids()
   end
   return seen
 end
+{PACK}
 local function read(vmid)
-  local vm = redis.call('HGETALL', 'ownup:vm:' .. vmid)
-  if #vm == 0 then return nil end
   local node = redis.call('HGET', 'ownup:vm:' .. vmid, 'node')
-  return {{vm, redis.call('EXISTS', 'ownup:node:' .. node), false}}
+  if not node then return nil end
+  return {{pack('ownup:vm:' .. vmid), redis.call('EXISTS', 'ownup:node:' .. node), false}}
 end
 """
 
@@ -189,7 +190,7 @@ def _load_view(reply: Any) -> VmView | None:
     if not reply:
         return None
     pid = int(reply[2]) if reply[2] else None
-    return VmView(decode(Vm, pairs(reply[0])), node_alive=bool(reply[1]), last_pid=pid)
+    return VmView(unpack(Vm, reply[0]), node_alive=bool(reply[1]), last_pid=pid)
 
 
 def _load_views(reply: Any) -> tuple[VmView, ...]:
