@@ -50,12 +50,13 @@ run may hold secrets, and is gone when nobody may claim it any more, whatever be
 
 _CLAIM = f"""
 {NOW}
+{PACK}
 local cmd = 'ownup:cmd:' .. ARGV[1]
 local present = redis.call('HMGET', cmd, 'state', 'sent_at', 'deliver_by', 'claim')
 if present[1] ~= 'queued' or (present[2] and present[4] ~= ARGV[2]) then return false end
 if not present[2] and tonumber(present[3]) < now then return 'late' end
 redis.call('HSET', cmd, 'sent_at', string.format('%.6f', now), 'claim', ARGV[2])
-return {{redis.call('HGETALL', cmd), redis.call('HGETALL', cmd .. ':request')}}
+return {{pack(cmd), redis.call('HGETALL', cmd .. ':request')}}
 """
 
 _TOLD_BYTES = 4 * 1024
@@ -478,7 +479,7 @@ def _unpack(stored: bytes | None) -> bytes:
 def _load_claim(reply: Any) -> Claim | None:
     if not isinstance(reply, list):
         return None
-    return Claim(decode(Command, pairs(reply[0])), decode(CommandRequest, pairs(reply[1])))
+    return Claim(unpack(Command, reply[0]), decode(CommandRequest, pairs(reply[1])))
 
 
 def _load_found(reply: Any) -> Found:
