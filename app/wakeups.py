@@ -154,7 +154,7 @@ class Wakeups:
 
 
 def _receive(subscription: redis.client.PubSub) -> list[bytes] | None:
-    """Wait a while for what Redis sends: in a third of the time that ``get_message`` takes, which looks twice first."""
+    """Wait a while for what Redis sends: in half the time that ``get_message`` takes, which looks first."""
     connection = cast("redis.Connection", subscription.connection)
     try:
         return cast(

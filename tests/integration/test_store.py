@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import msgpack  # type: ignore[import-untyped]
 import pytest
 import redis
 import redis.asyncio
@@ -278,6 +279,10 @@ class TestCommands:
         assert (reach, result) == store.run(commands.find_result(10000, "c1"))
         assert result is not None
         assert result.stdout == b"\0\xff\n"
+
+    def test_news_of_another_version_tell_nothing(self):
+        told = msgpack.packb([[[b"vmid", b"10000"], 1, b"42"], [[b"id", b"c1"], b"", b""]])
+        assert commands.load_told(told) == (None, None)
 
     def test_waiters_are_woken_by_every_move(self, store: Store, client: redis.Redis):
         with client.pubsub(ignore_subscribe_messages=True) as subscription:

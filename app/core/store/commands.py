@@ -62,6 +62,9 @@ return {{pack(cmd), redis.call('HGETALL', cmd .. ':request')}}
 _TOLD_BYTES = 4 * 1024
 """An end tells its output to every web process up to this size, compressed; what is longer is read by who wants it."""
 
+_NEWS_FORMAT = "2"
+"""To be changed with what the news of an end tell: while workers are upgraded, both versions come."""
+
 _MOVE = f"""
 {PACK}
 {REACH}
@@ -77,7 +80,7 @@ local function told(cmd, vm, account)
   if known[1] ~= account then return '' end
   if redis.call('STRLEN', cmd .. ':out') + redis.call('STRLEN', cmd .. ':err') > {_TOLD_BYTES} then return '' end
   local out, err = redis.call('GET', cmd .. ':out') or '', redis.call('GET', cmd .. ':err') or ''
-  return '\\n' .. cmsgpack.pack({{reach(known), {{pack(cmd), out, err}}}})
+  return '\\n' .. cmsgpack.pack({{'{_NEWS_FORMAT}', {{reach(known), {{pack(cmd), out, err}}}}}})
 end
 local function keep(key, output, ttl)
   if output ~= '' then redis.call('SET', key, output, 'EX', ttl) end
@@ -423,8 +426,9 @@ def find_result(vmid: int, command_id: str, sight: Sight = EVERYTHING) -> Call[F
 
 
 def load_told(told: bytes) -> Found:
-    """Read what the news of an end tell of it, as it was at that very moment."""
-    return _load_found(msgpack.unpackb(told, raw=True))
+    """Read what the news of an end tell of it, as it was at that very moment; those of another version tell nothing."""
+    told_format, found = msgpack.unpackb(told, raw=True)
+    return _load_found(found) if told_format == _NEWS_FORMAT.encode() else Found(None, None)
 
 
 def fetch_output(result: Result) -> Call[Result]:

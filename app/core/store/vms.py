@@ -109,6 +109,19 @@ return views
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """Whether a command would reach a VM's guest now: all that is said of the VM beside the result of one.
+
+    Attributes:
+        running: As in ``Vm``; of a node that doesn't beat nobody knows it.
+        agent_available: As in ``Vm``, likewise.
+    """
+
+    running: bool
+    agent_available: bool
+
+
+@dataclass(frozen=True, slots=True)
 class VmView:
     """A VM as the web half may show it.
 
@@ -123,22 +136,9 @@ class VmView:
     last_pid: int | None
 
     @property
-    def reach(self) -> "Reach":
+    def reach(self) -> Reach:
         """Whether a command would reach its guest."""
         return Reach(self.vm.running, self.vm.agent_available)
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """Whether a command would reach a VM's guest now: all that is said of the VM beside the result of one.
-
-    Attributes:
-        running: As in ``Vm``; of a node that doesn't beat nobody knows it.
-        agent_available: As in ``Vm``, likewise.
-    """
-
-    running: bool
-    agent_available: bool
 
 
 def publish(vm: Vm) -> Call[str | None]:
