@@ -10,9 +10,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import redis
 import redis.client
@@ -135,8 +135,7 @@ class Books:
                     pipe.lrem(self._queue.intermediate_queue_key, 1, taken.job.id)
                 if not ended or taken.error is not None:
                     started += self._book_start(taken, pipe)
-                elif taken.ended_at is not None:
-                    self._book_success(taken, taken.ended_at, pipe)
+            self._book_successes([taken for taken, ended in batch if ended and taken.error is None], pipe)
             pipe.execute()
         for taken, execution in started:
             taken.execution = execution
@@ -158,27 +157,37 @@ class Books:
         pipe.persist(job.key)
         return [(taken, execution)]
 
-    def _book_success(self, taken: Taken, ended_at: datetime, pipe: redis.client.Pipeline) -> None:
+    def _book_successes(self, ended: Sequence[Taken], pipe: redis.client.Pipeline) -> None:
+        """Book jobs that went well; where RQ adds one to a count for each of them, their number is added."""
+        if not ended:
+            return
+        pipe.hincrby(self._worker.key, "successful_job_count", len(ended))
+        times = [taken.ended_at - taken.began_at for taken in ended if taken.ended_at is not None]
+        self._worker.increment_total_working_time(sum(times, timedelta()), pipe)
+        forgotten = [key for taken in ended for key in self._book_success(taken, pipe)]
+        if forgotten:
+            pipe.delete(*forgotten)
+
+    def _book_success(self, taken: Taken, pipe: redis.client.Pipeline) -> tuple[str, ...]:
+        """Book what is one job's own; answer which keys are to be deleted."""
         job, execution = taken.job, taken.execution
-        job.started_at, job.ended_at = taken.began_at, ended_at
-        self._worker.increment_successful_job_count(pipeline=pipe)
-        self._worker.increment_total_working_time(ended_at - taken.began_at, pipe)
+        job.started_at, job.ended_at = taken.began_at, taken.ended_at
+        if execution is not None:
+            execution.delete(job, pipeline=pipe)
         ttl_s = job.get_result_ttl(self._worker.default_result_ttl)
         if ttl_s == 0:
             # Not by RQ's Job.delete: it would ask Redis which registries the job is in.
-            pipe.delete(job.key, job.dependents_key, job.dependencies_key)
-        else:
-            job._handle_success(  # noqa: SLF001 - what RQ's own workers call
-                ttl_s,
-                pipeline=pipe,
-                worker_name=self._worker.name,
-                execution_id=execution.id if execution else None,
-                execution_started_at=taken.began_at,
-                execution_ended_at=ended_at,
-            )
-            job.cleanup(ttl_s, pipeline=pipe, remove_from_queue=False)
-        if execution is not None:
-            execution.delete(job, pipeline=pipe)
+            return (job.key, job.dependents_key, job.dependencies_key)
+        job._handle_success(  # noqa: SLF001 - what RQ's own workers call
+            ttl_s,
+            pipeline=pipe,
+            worker_name=self._worker.name,
+            execution_id=execution.id if execution else None,
+            execution_started_at=taken.began_at,
+            execution_ended_at=taken.ended_at,
+        )
+        job.cleanup(ttl_s, pipeline=pipe, remove_from_queue=False)
+        return ()
 
     def _book_failure(self, taken: Taken, error: str) -> None:
         job = taken.job

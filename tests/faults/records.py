@@ -41,7 +41,10 @@ def _read(client: redis.Redis) -> Iterator[Record]:
 
 def _output(client: redis.Redis, key: str) -> bytes:
     stored = client.get(key)
-    return zstandard.ZstdDecompressor().decompress(stored) if isinstance(stored, bytes) else b""
+    if not isinstance(stored, bytes):
+        return b""
+    is_packed = stored.startswith(zstandard.FRAME_HEADER)
+    return zstandard.ZstdDecompressor().decompress(stored) if is_packed else stored
 
 
 def list_open(client: redis.Redis, node: str) -> tuple[str, ...]:

@@ -198,7 +198,7 @@ local function result(cmd)
 end
 local function found(vmid, id)
   local known = glance('ownup:vm:' .. vmid)
-  return {{sees(known[1], vmid) and reach(known), id and result('ownup:cmd:' .. id)}}
+  return {{sees(known[1], vmid) and reach(known) or false, id and result('ownup:cmd:' .. id)}}  -- nil ends a list
 end
 """
 
