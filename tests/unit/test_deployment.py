@@ -24,8 +24,8 @@ from workers.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
 HALVES = ("app", "workers")
-SHIPPED_WITH = {"qemu": "qemu-qmp", "werkzeug": "flask", "webargs": "flask-smorest"}
-"""The distribution that brings a module, where it has another name. Flask's API and flask-smorest's include these."""
+SHIPPED_WITH = {"qemu": "qemu-qmp", "werkzeug": "flask"}
+"""The distribution that brings a module, where it has another name. Flask's API includes werkzeug's."""
 
 
 @pytest.fixture(scope="module")
