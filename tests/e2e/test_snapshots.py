@@ -92,20 +92,26 @@ def test_what_was_on_the_disk_and_in_memory_is_back_and_what_ran_since_is_lost(s
 
 
 def test_no_reply_of_another_timeline_answers_a_command_of_this_one(snapshots: Snapshots) -> None:
-    """The snapshot is of a guest in which a command runs: it comes alive again, with the pid that it had."""
+    """The snapshot is of a guest in which a command runs: it comes alive again, with the pid that it had.
+
+    It waits for a file, not for a time: under TCG the guest's clock doesn't go back with its memory, and what sleeps
+    in a snapshot may wake as soon as it is loaded.
+    """
     client, vmid = snapshots.client, snapshots.vmid
-    old = client.start(vmid, "sleep 2; echo of the first timeline")
+    old = client.start(vmid, "until [ -e /tmp/ended ]; do sleep 0.1; done; echo of the first timeline")
     assert snapshots.create("busy")["state"] == "completed"
+    client.output(vmid, "touch /tmp/ended")
     assert client.wait(vmid, old)["stdout"] == "of the first timeline\n"
     for number in range(3):
         later = [client.start(vmid, f"sleep 600; echo {number}") for _ in range(3)]
         assert snapshots.act("rollback", "busy")["state"] == "completed"
         assert {client.result(vmid, pid)["state"] for pid in later} == {"lost"}
-        assert "sleep 2" in client.output(vmid, "ps")
+        assert "until [ -e /tmp/ended ]" in client.output(vmid, "ps")
         fresh = {client.start(vmid, f"echo fresh {number} {name}"): name for name in "abc"}
         told = {name: client.wait(vmid, pid)["stdout"] for pid, name in fresh.items()}
         assert told == {name: f"fresh {number} {name}\n" for name in "abc"}
     assert client.result(vmid, old)["stdout"] == "of the first timeline\n"
+    client.output(vmid, "touch /tmp/ended")
 
 
 def test_commands_that_are_asked_for_meanwhile_wait_and_run_once(snapshots: Snapshots) -> None:
