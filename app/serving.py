@@ -6,8 +6,10 @@ Source: gunicorn docs, Settings.
 import os
 import sys
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
+from typing import Any
 
 from app import cpu_affinity
+from app.connection_shares import Shares
 from app.core.env import load
 from app.core.redis_url import insist_on_access
 from app.core.secrecy import forbid_core_files
@@ -23,6 +25,7 @@ _OTHER_FILES = 64
 
 class _Worker(PatientWorker):
     stall_s = _SETTINGS.client_stall_s
+    shares = Shares(_SETTINGS.processes)
 
 
 def _most_connections(threads: int) -> int:
@@ -59,5 +62,14 @@ control_socket_disable = True  # it would be made outside of what OwnUp is told 
 accesslog = None  # the application logs each request itself
 errorlog = "-"
 loglevel = "info" if _SETTINGS.log_level.upper() == "DEBUG" else _SETTINGS.log_level.lower()  # see app.core.logs
+
+
+def pre_fork(arbiter: Any, worker: Any) -> None:
+    """Give a process what is its own."""
+    _Worker.shares.choose(arbiter, worker)
+    if _SETTINGS.cpu_affinity is Switch.ON:
+        cpu_affinity.choose(arbiter, worker)
+
+
 if _SETTINGS.cpu_affinity is Switch.ON:
-    pre_fork, post_fork = cpu_affinity.choose, cpu_affinity.keep
+    post_fork = cpu_affinity.keep

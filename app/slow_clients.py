@@ -25,6 +25,7 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 
 from app import refusals
 from app.client_connection import Chunks, ClientSocket, Connection
+from app.connection_shares import Shares
 from app.request_threads import RequestThreads
 
 if TYPE_CHECKING:
@@ -34,12 +35,7 @@ LINGER_S = 2.0
 """How long the client may take to close its end, so that it gets all of an answer though it goes on sending."""
 
 LEFT_TO_OTHERS_S = 0.001
-"""After the first connection of a burst the next one is left to the other processes so long: until they are awake.
-
-Otherwise whoever wakes first takes all of them, and kept connections stay where they are.
-"""
-BURST_S = 0.01
-"""Connections that come at shorter intervals belong together."""
+"""How long a connection is left to the processes that have fewer; whoever is woken by it takes it sooner."""
 
 _IGNORED_LIMIT_BYTES = 2 * 1024 * 1024
 """Of a body that nobody reads: so much is received, so that the connection can be used again or closed well."""
@@ -52,11 +48,16 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     stall_s = 30.0
     """How long a client may take for the head of a request, and how long it may let a thread wait."""
+    shares = Shares(1)
+    """How many connections this process and the others have."""
+    share = 0
+    """Which of them are this process's."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lingering: deque[Connection] = deque()
-        self._accepted_s = self._accept_again_s = 0.0
+        self._accept_again_s = 0.0
+        self._has_left_it = False
 
     def get_thread_pool(self) -> RequestThreads:
         """Make the threads that requests are served in."""
@@ -67,6 +68,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         try:
             super().run()
         finally:
+            self.shares.leave(self.share)
             self.tpool.shutdown()
 
     # --- a connection comes -------------------------------------------------------------------------------------------
@@ -76,21 +78,28 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         super().set_accept_enabled(enabled and time.monotonic() >= self._accept_again_s)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Do one turn of the loop; no longer than others are given the next connection."""
-        left_s = self._accept_again_s - time.monotonic()
-        super().wait_for_and_dispatch_events(min(timeout, left_s) if left_s > 0 else timeout)
+        """Do one turn of the loop; no longer than a connection is left to others."""
+        self.shares.tell(self.share, self.nr_conns)
+        if self._has_left_it and not self._accepting:
+            left_s = self._accept_again_s - time.monotonic()
+            timeout = min(timeout, max(0.0, left_s))
+            self._has_left_it = left_s > 0
+        super().wait_for_and_dispatch_events(timeout)
+        if self._accepting:  # so it was there for us to take, and either we have taken it or somebody else
+            self._has_left_it = False
 
     # --- a request comes ----------------------------------------------------------------------------------------------
 
     def accept(self, listener: socket.socket) -> None:
-        """Accept a connection."""
+        """Accept a connection, unless a process with fewer ones may."""
+        if self._leaves_it():
+            return
         try:
             accepted, client = listener.accept()
         except OSError as exc:
             self._not_accepted(exc)
             return
         self.nr_conns += 1
-        self._leave_next_to_others()
         self._begin(Connection(self.cfg, ClientSocket(accepted, self.stall_s), client, listener.getsockname()))
 
     def on_client_socket_readable(self, conn: Connection, client: ClientSocket) -> None:
@@ -116,12 +125,14 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         conn.sock.begin()
         super().enqueue_req(conn)
 
-    def _leave_next_to_others(self) -> None:
-        now_s = time.monotonic()
-        if self.cfg.workers > 1 and now_s - self._accepted_s > BURST_S:
-            self._accept_again_s = now_s + LEFT_TO_OTHERS_S
-            self.set_accept_enabled(False)
-        self._accepted_s = now_s
+    def _leaves_it(self) -> bool:
+        """Leave a connection to others for a moment, but only once."""
+        if self._has_left_it or self.nr_conns <= self.shares.fewest():
+            return False
+        self._has_left_it = True
+        self._accept_again_s = time.monotonic() + LEFT_TO_OTHERS_S
+        self.set_accept_enabled(False)
+        return True
 
     def _not_accepted(self, exc: OSError) -> None:
         """Go on; where there is no room for one more connection, with those that there are, until there is."""

@@ -17,13 +17,14 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from gunicorn.config import Config  # type: ignore[import-untyped]
 
+from app.connection_shares import Shares
 from app.slow_clients import PatientWorker
 from tests.web import EXEC, Web
 
@@ -93,7 +94,7 @@ def served(redis_url: str, *, files: int | None = None, **environ: str) -> Itera
     assert process.returncode == 0, told
     assert "Traceback" not in told, told
     assert "SECRET" not in told, told
-    assert told.count("Booting worker") == 1, told
+    assert told.count("Booting worker") == int((own | environ)["WEB_PROCESSES"]), told
 
 
 def wait_for(server: Server) -> None:
@@ -324,9 +325,8 @@ def listener() -> Iterator[socket.socket]:
 @contextlib.contextmanager
 def process_of(processes: int, listener: socket.socket) -> Iterator[PatientWorker]:
     """One of so many web processes, whose loop is turned by hand."""
-    config = Config()
-    config.set("workers", processes)
-    worker = PatientWorker(1, os.getpid(), [listener], None, 30, config, None)
+    worker = PatientWorker(1, os.getpid(), [listener], None, 30, Config(), None)
+    worker.shares = Shares(processes)
     with selectors.DefaultSelector() as worker.poller:
         yield worker
         for conn in worker.pending_conns:
@@ -342,34 +342,114 @@ def turn(worker: PatientWorker) -> float:
     return time.monotonic() - began_s
 
 
-def test_the_next_connection_of_a_burst_is_left_to_the_other_processes(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def comes(listener: socket.socket) -> Iterator[Callable[[], None]]:
+    """Let a client connect."""
+    with contextlib.ExitStack() as clients:
+        yield lambda: clients.enter_context(socket.create_connection(listener.getsockname(), 5)) and None
+
+
+OTHER = 1
+
+
+def test_a_connection_is_left_once_to_a_process_that_has_fewer(
+    listener: socket.socket, comes: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.slow_clients.LEFT_TO_OTHERS_S", 0.3)
-    monkeypatch.setattr("app.slow_clients.BURST_S", 30)
-    with contextlib.ExitStack() as clients, process_of(2, listener) as worker:
-        for _ in range(4):
-            clients.enter_context(socket.create_connection(listener.getsockname(), 5))
+    with process_of(2, listener) as worker:
+        comes()
         turn(worker)
         assert worker.nr_conns == 1
-        assert turn(worker) < 0.9
+        for expected in (2, 3):
+            comes()
+            turn(worker)
+            assert worker.nr_conns == expected - 1
+            assert turn(worker) < 0.9
+            turn(worker)  # nobody else has taken it
+            assert worker.nr_conns == expected
+
+
+def test_one_that_another_has_taken_counts_for_none_that_comes_later(
+    listener: socket.socket, comes: Callable[[], None]
+) -> None:
+    with process_of(2, listener) as worker:
+        comes()
+        turn(worker)
+        comes()
+        turn(worker)
+        taken, _ = listener.accept()
+        for _ in range(3):
+            turn(worker)
+        comes()
+        turn(worker)
         assert worker.nr_conns == 1
-        for expected in (2, 3, 4):  # nobody else has taken them
+        taken.close()
+
+
+@pytest.mark.parametrize("others", [0, 5])
+def test_who_has_the_fewest_takes_it_at_once(listener: socket.socket, comes: Callable[[], None], others: int) -> None:
+    with process_of(2, listener) as worker:
+        worker.shares.tell(OTHER, others)
+        for expected in range(1, others + 2):
+            comes()
             turn(worker)
             assert worker.nr_conns == expected
 
 
-def test_a_process_that_is_alone_leaves_nothing_to_others(listener: socket.socket) -> None:
-    with contextlib.ExitStack() as clients, process_of(1, listener) as worker:
+def test_nothing_is_left_to_a_process_that_has_ended(listener: socket.socket, comes: Callable[[], None]) -> None:
+    with process_of(2, listener) as worker:
+        worker.shares.leave(OTHER)
         for expected in (1, 2, 3):
-            clients.enter_context(socket.create_connection(listener.getsockname(), 5))
+            comes()
             turn(worker)
             assert worker.nr_conns == expected
+
+
+def test_a_process_that_is_alone_leaves_nothing_to_others(listener: socket.socket, comes: Callable[[], None]) -> None:
+    with process_of(1, listener) as worker:
+        for expected in (1, 2, 3):
+            comes()
+            turn(worker)
+            assert worker.nr_conns == expected
+
+
+def test_kept_connections_are_shared_evenly(web: Web, redis_url: str) -> None:
+    assert web.key
+    with served(redis_url, WEB_PROCESSES="3") as server, contextlib.ExitStack() as clients:
+
+        def keep_one() -> None:
+            client = clients.enter_context(server.connect())
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 OK")
+
+        deadline_s = time.monotonic() + 30
+        while not all(connections_by_process(server)):  # until the last process has begun
+            assert time.monotonic() < deadline_s
+            time.sleep(0.2)
+            keep_one()
+        for _ in range(90 - sum(connections_by_process(server))):
+            keep_one()
+        counts = connections_by_process(server)
+        assert sum(counts) == 90
+        assert min(counts) >= 25, counts
+
+
+def connections_by_process(server: Server) -> list[int]:
+    """Count the clients' connections that each web process has."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    established = {
+        f"socket:[{line[9]}]" for line in lines if line[1].endswith(f":{server.port:04X}") and line[3] == "01"
+    }
+    main = server.process.pid
+    children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+    files = [[str(fd.readlink()) for fd in Path(f"/proc/{child}/fd").iterdir()] for child in children]
+    return [len(established.intersection(names)) for names in files]
 
 
 BREAKABLE = """
 import os
 from pathlib import Path
+from app.connection_shares import Shares
 from app.slow_clients import PatientWorker
 
 class Breakable(PatientWorker):
