@@ -21,6 +21,7 @@ from app.core.errors import (
     StartExpiredError,
     StartRefusedError,
     StartUnknownError,
+    StoreRefusedError,
     StoreUnavailableError,
     VmNotRunningError,
 )
@@ -109,6 +110,7 @@ class Commands:
             StartRefusedError: The worker or the agent refused it; it has not run.
             StartExpiredError: It wasn't delivered in time; it has not run and will not.
             StartUnknownError: It was handed over and its fate isn't known; it may have run.
+            StoreUnavailableError: Redis can't be used; it was not run.
         """
         return self._start(
             principal,
@@ -306,6 +308,7 @@ class Commands:
         """Hand a command over that nobody had recorded a moment ago.
 
         Raises:
+            StoreRefusedError: Redis takes nothing; it was not run.
             StartUnknownError: Redis went away meanwhile, so whether it was recorded can't be known.
         """
         insist_on_node(view)
@@ -322,6 +325,8 @@ class Commands:
                     timeout_s=math.ceil(within_s) + RQ_MARGIN_S,
                     together_with=(create, *together_with),
                 )
+            except StoreRefusedError:
+                raise
             except StoreUnavailableError as exc:
                 raise StartUnknownError(_STORE_LOST) from exc
             if not created:  # an equal request was quicker

@@ -55,6 +55,7 @@ class Dispatch:
             What the store calls told.
 
         Raises:
+            StoreRefusedError: Redis takes nothing; nothing is written.
             StoreUnavailableError: Redis is away; whether it took the transaction isn't known.
         """
         try:

@@ -16,6 +16,7 @@ from app.core.errors import (
     GuestCallExpiredError,
     GuestCallRefusedError,
     GuestCallUnknownError,
+    StoreRefusedError,
     StoreUnavailableError,
     VmNotRunningError,
 )
@@ -145,6 +146,7 @@ class GuestCalls:
         """Record a call and hand it over.
 
         Raises:
+            StoreRefusedError: Redis takes nothing; nothing was asked of the guest.
             GuestCallUnknownError: Redis went away, so whether it was recorded can't be known.
             StoreUnavailableError: The same, where it matters to nobody.
         """
@@ -157,6 +159,8 @@ class GuestCalls:
                 timeout_s=math.ceil(patience.deliver_s) + RQ_MARGIN_S,
                 together_with=(create,),
             )
+        except StoreRefusedError:
+            raise
         except StoreUnavailableError as exc:
             if not call.action.changes:
                 raise

@@ -198,6 +198,35 @@ class TestHandOver:
             replace(known.jobs, dispatch=absent).create(ASKER, view, PowerAction.STOP, force=False)
 
 
+class TestFullRedis:
+    """Redis takes nothing more, and says so: what is to be run isn't, and that is told."""
+
+    @pytest.fixture
+    def full(self, own_redis: RedisServer) -> Iterator[Web]:
+        """Its key is known and has no limits, so that nothing else meets the full Redis first."""
+        web = Web(own_redis.url, RATE_LIMIT_EXEC="unlimited")
+        web.key = web.make_key()
+        web.publish()
+        with PlayedWorker(own_redis.url, tells_pid(77)):
+            assert web.post(EXEC, json={"command": "true"}).status_code == 200
+        web.client.delete(*web.client.scan_iter("rq:job:*"), *web.client.scan_iter("rq:queue:*"))
+        web.client.config_set("maxmemory", 1)
+        yield web
+        web.close()
+
+    @pytest.mark.parametrize("idempotency_key", [None, "k"])
+    def test_command_is_not_run(self, full: Web, idempotency_key: str | None):
+        response = full.post(EXEC, json={"command": "true"}, idempotency_key=idempotency_key)
+        assert (response.status_code, response.json["code"]) == (503, "SERVICE_UNAVAILABLE")
+        full.client.config_set("maxmemory", 0)
+        assert list(full.client.scan_iter("rq:job:*")) == []
+        assert len(full.client.keys("ownup:cmd:*")) == 1
+
+    def test_a_guest_is_not_changed(self, full: Web):
+        response = full.post(f"/api/vm/{RUNNING_VM.vmid}/reset-password", json={"password": "s3cret-Pass-word"})
+        assert (response.status_code, response.json["code"]) == (503, "SERVICE_UNAVAILABLE")
+
+
 def forgets(store: Store, claim: Claim) -> None:
     """Lose a record that a worker has taken, as a Redis that was restarted without its data would."""
     store.run(Call(("DEL", f"ownup:cmd:{claim.command.id}"), bool))

@@ -37,6 +37,7 @@ STATUSES = {
     "UnavailableError": 503,
     "NodeUnavailableError": 503,
     "StoreUnavailableError": 503,
+    "StoreRefusedError": 503,
 }
 """All others are 500."""
 

@@ -51,6 +51,7 @@ _SPELT: dict[type[OwnUpError], tuple[str, str]] = {
     errors.UnavailableError: _UNAVAILABLE,
     errors.NodeUnavailableError: _UNAVAILABLE,
     errors.StoreUnavailableError: _UNAVAILABLE,
+    errors.StoreRefusedError: _UNAVAILABLE,
 }
 """Code and title where HostUp's error reference has other ones than ``app.core.errors``."""
 _INTERNAL = ("internal_error", "Internal server error")

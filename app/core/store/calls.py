@@ -15,7 +15,7 @@ import redis.asyncio
 import redis.exceptions
 
 from app.core.codec import decode
-from app.core.errors import StoreUnavailableError
+from app.core.errors import StoreRefusedError, StoreUnavailableError
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -151,7 +151,7 @@ class AsyncStore:
             if future.done():
                 continue  # its caller has gone
             if isinstance(reply, redis.RedisError) and is_away(reply):
-                future.set_exception(_away(reply))
+                future.set_exception(_meant_by(reply))
             elif isinstance(reply, Exception):
                 future.set_exception(reply)
             else:
@@ -196,12 +196,8 @@ class PatientStore:
 
 
 _Passenger = tuple[Call[Any], "asyncio.Future[Any]"]
-_AWAY = (
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-    redis.exceptions.OutOfMemoryError,
-    redis.exceptions.ReadOnlyError,
-)
+_GONE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+_TAKES_NOTHING = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
 
 _TRIPS_AT_ONCE = 2
 _BULKY_BYTES = 64 * 1024
@@ -226,30 +222,40 @@ def _digest(text: str) -> str:
 
 
 def is_away(exc: redis.RedisError) -> bool:
-    """Tell whether Redis can't be used for now: it doesn't answer, or is loading, or takes nothing.
+    """Tell whether Redis can't be used for now: it doesn't answer, or is loading, or takes nothing."""
+    return isinstance(exc, _GONE) or _takes_nothing(exc)
+
+
+def _takes_nothing(exc: redis.RedisError) -> bool:
+    """Tell whether Redis refuses to write.
 
     Source: Redis docs. OOM: maxmemory is reached. READONLY: it is a replica. MISCONF: what it takes can't be written to
     its disk, because that is full for instance.
     """
-    return isinstance(exc, _AWAY) or "MISCONF " in str(exc)
+    return isinstance(exc, _TAKES_NOTHING) or "MISCONF " in str(exc)
 
 
 def tell_absence(exc: redis.RedisError) -> NoReturn:
     """Raise an error of the Redis client as what it means.
 
     Raises:
+        StoreRefusedError: Redis takes nothing for now. Of a transaction that writes nothing is done: Redis refuses
+            the whole (Redis docs, Transactions).
         StoreUnavailableError: Redis can't be used for now.
         RedisError: Anything else: the very same.
     """
+    if _takes_nothing(exc):
+        raise StoreRefusedError from exc
     if is_away(exc):
         raise StoreUnavailableError from exc
     raise exc
 
 
-def _away(exc: Exception) -> StoreUnavailableError:
-    away = StoreUnavailableError()
-    away.__cause__ = exc
-    return away
+def _meant_by(exc: redis.RedisError) -> StoreUnavailableError:
+    try:
+        tell_absence(exc)
+    except StoreUnavailableError as meant:
+        return meant
 
 
 def ping() -> Call[None]:
