@@ -20,6 +20,7 @@ from app.core import env, store
 from app.core.clock import now
 from app.core.queues import START_COMMAND
 from app.core.records import Command, CommandRequest, CommandState, Job, JobKind, JobState
+from app.core.store import Call
 from lab.fake_agent import FakeAgent
 from lab.fake_agent.exchange import Exchange, Honest
 from lab.fake_agent.misbehaviour import Late, Mute, Script
@@ -436,6 +437,22 @@ async def test_a_running_command_is_taken_over_and_followed_to_its_end(
         command = await records.ended(command_id)
     assert (command.state, records.stdout(command)) == (CommandState.EXITED, b"taken over\n")
     assert agent.received("guest-exec") == 1
+
+
+async def test_a_command_that_is_taken_over_is_not_polled_as_if_it_were_young(
+    agent: FakeAgent, folder: Path, redis_url: str, records: Records
+) -> None:
+    async with working(folder, redis_url) as worker:
+        command_id = records.create("sleep 60")
+        await worker.start(command_id, VMID)
+    began_at = (now() - timedelta(minutes=5)).isoformat()
+    records.store.run(Call(("HSET", f"ownup:cmd:{command_id}", "started_at", began_at), int))
+    async with working(folder, redis_url) as worker:
+        polled_before = agent.received("guest-exec-status")
+        await worker.adopter.adopt()
+        await until(lambda: agent.received("guest-exec-status") > polled_before)
+        await asyncio.sleep(1.2)
+        assert agent.received("guest-exec-status") - polled_before <= 6  # a young one is polled a hundred times
 
 
 async def test_a_command_whose_agent_was_restarted_between_two_workers_is_lost(

@@ -7,6 +7,7 @@ and knows only the pids of the agent's present life.
 import asyncio
 import contextlib
 import logging
+import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -189,6 +190,7 @@ class _Follow:
         self._killing: Killing | None = None
         self._killer: asyncio.Task[None] | None = None
         self._nudge = asyncio.Event()
+        self._moment_s = random.uniform(0, _LONGEST_PAUSE_S)  # noqa: S311 - no secret
 
     async def find_end(self) -> CommandEnd:
         """Find out how the command ends. A result once found is not dropped, whatever else happens.
@@ -229,7 +231,8 @@ class _Follow:
 
     async def _poll(self) -> CommandEnd:
         loop = asyncio.get_running_loop()
-        since_s = answered_s = loop.time()
+        answered_s = loop.time()
+        since_s = answered_s - max(0.0, (now() - self.running.started_at).total_seconds())
         while True:
             self._check_deadline()
             status = await self._ask(answered_s)
@@ -241,7 +244,10 @@ class _Follow:
                 return await self._exited(status)
             if self._killer is not None and self._killer.done():
                 return self._unended()
-            if await self._pause(poll_pause_s(answered_s - since_s, neighbours=self._neighbours())):
+            pause_s = poll_pause_s(
+                answered_s - since_s, neighbours=self._neighbours(), moment_s=answered_s - self._moment_s
+            )
+            if await self._pause(pause_s):
                 since_s = answered_s
 
     async def _ask(self, answered_s: float) -> wire.ExecStatus | None:
@@ -330,15 +336,20 @@ class _Follow:
         return "Command was cancelled; its process group was killed"
 
 
-def poll_pause_s(elapsed_s: float, *, neighbours: int = 0) -> float:
+def poll_pause_s(elapsed_s: float, *, neighbours: int = 0, moment_s: float = 0.0) -> float:
     """Decide how long to wait before the next poll: 5 % of the time elapsed, at most a second.
+
+    Those that are due every second are polled each at a moment of its own. Otherwise what is once polled at the same
+    time, after a stall for instance, would be for as long as it runs: a burst every second.
 
     Args:
         elapsed_s: Since the command started.
         neighbours: Other commands that run in the same guest: their polls are the same agent's work.
+        moment_s: How long ago the command's moment was, or one some whole seconds before it.
     """
     shortest_s = max(_SHORTEST_PAUSE_S, neighbours * _PAUSE_PER_NEIGHBOUR_S)
-    return min(max(elapsed_s * _SHARE_OF_ELAPSED, shortest_s), _LONGEST_PAUSE_S)
+    pause_s = max(elapsed_s * _SHARE_OF_ELAPSED, shortest_s)
+    return pause_s if pause_s < _LONGEST_PAUSE_S else _LONGEST_PAUSE_S - moment_s % _LONGEST_PAUSE_S
 
 
 def _has_forgotten(exc: AgentError) -> bool:
