@@ -26,7 +26,7 @@ from app.core.errors import OwnUpError, SettingsError
 from app.core.queues import queue_name
 from app.core.records import Node
 from app.core.redis_url import insist_on_access
-from workers import privileges
+from workers import garbage, privileges
 from workers.commands.adopt import Adopter
 from workers.commands.outcome import Outcomes
 from workers.commands.spool import Spool
@@ -60,6 +60,7 @@ def main() -> int:
     Returns:
         The exit code of the process.
     """
+    garbage.rest()
     try:
         settings = env.load(WorkerSettings, os.environ)
         secrecy.forget_secrets(os.environ)
@@ -184,6 +185,7 @@ async def _run(settings: WorkerSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    asyncio.get_running_loop().call_later(garbage.SETTLED_S, garbage.resume)
     wait_s = DEQUEUE_TIMEOUT_S  # the queue's source waits in Redis, and never asks twice: what it took would be lost
     waiting = _redis(settings, tries=1, wait_s=wait_s, connections=AT_ONCE + _REDIS_CONNECTIONS)
     async with _redis(settings, tries=2) as client, waiting as source:
