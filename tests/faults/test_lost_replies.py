@@ -19,6 +19,7 @@ from app.core.errors import StoreUnavailableError
 from app.core.queues import RUN_JOB, START_COMMAND
 from app.core.records import Command, CommandRequest, CommandStart, CommandState, Job, JobKind, JobState
 from lab.fake_agent import FakeAgent
+from tests.spooled import spooled
 from workers.__main__ import _build, _Parts, _redis
 from workers.settings import WorkerSettings
 
@@ -165,7 +166,7 @@ async def test_a_command_runs_once_and_ends_though_each_reply_of_redis_is_lost_o
         assert (command.state, command.exit_code) == (CommandState.EXITED, 3)
         assert agent.received("guest-exec") == 1
         assert (tmp_path / "ran").read_text() == "ran\n"
-        await until(lambda: not list(worker.spool.iterdir()))
+        await until(lambda: spooled(worker.spool) == [])
         assert worker.store.run(store.commands.list_open(NODE)) == ()
     assert not [record.message for record in caplog.records if record.levelno >= logging.ERROR]
 
@@ -209,7 +210,7 @@ async def test_a_result_that_was_read_before_its_start_was_recorded_outlives_the
     async with working(folder, redis_url, lambda whole: HangingStore(whole, is_start)) as (worker, _):
         command_id = worker.order("echo kept; exit 4")
         starting = asyncio.create_task(worker.jobs[START_COMMAND](command_id, VMID))
-        await until(lambda: list(worker.spool.glob("*.result")))
+        await until(lambda: f"{command_id}.result" in spooled(worker.spool))
         starting.cancel()
         assert worker.find(command_id).state is CommandState.QUEUED
     async with working(folder, redis_url) as (worker, agent):
@@ -218,4 +219,4 @@ async def test_a_result_that_was_read_before_its_start_was_recorded_outlives_the
         assert (command.state, command.exit_code) == (CommandState.EXITED, 4)
         assert worker.store.run(store.commands.read_result(VMID, command.pid)).result.stdout == b"kept\n"
         assert agent.received("guest-exec") == 0
-        assert list(worker.spool.iterdir()) == []
+        assert spooled(worker.spool) == []

@@ -25,6 +25,7 @@ from lab.fake_agent import FakeAgent
 from lab.fake_agent.exchange import Exchange, Honest
 from lab.fake_agent.misbehaviour import Late, Mute, Script
 from tests.conftest import RedisServer
+from tests.spooled import spooled
 from workers.__main__ import _build, _Parts, _redis
 from workers.settings import WorkerSettings
 from workers.vms.vm import Vm
@@ -104,7 +105,7 @@ class Worker:
         return await records.ended(command_id)
 
     def spooled(self) -> list[str]:
-        return sorted(path.name for path in self.spool_dir.iterdir())
+        return spooled(self.spool_dir)
 
 
 @contextlib.asynccontextmanager

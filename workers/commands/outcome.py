@@ -12,7 +12,7 @@ from typing import TypeVar
 from app.core import store
 from app.core.errors import IllegalMoveError, StoreUnavailableError
 from app.core.records import COMMAND_MOVES, CommandEnd, CommandStart, CommandState
-from workers.commands.spool import Spool
+from workers.commands.spool import Spool, is_large
 
 T = TypeVar("T")
 
@@ -20,8 +20,6 @@ _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
-_SMALL_BYTES = 256 * 1024
-"""Compressing and writing more than this is done beside the loop, so that other VMs don't wait."""
 _STARTED = COMMAND_MOVES[CommandState.RUNNING] | {CommandState.RUNNING}
 _LARGE_AT_ONCE = 2
 """How many large results are delivered at the same time: each takes some 100 MiB meanwhile."""
@@ -94,8 +92,8 @@ class Outcomes:
             after: Done when the record is ready for its end; the spool doesn't wait for that.
         """
         end = self._cut(end)
-        large = _is_large(end)
-        if large:
+        large = is_large(end)
+        if large:  # compressed and written beside the loop, so that other VMs don't wait
             await asyncio.to_thread(self._spool.put, command_id, end)
         else:
             self._spool.put(command_id, end)
@@ -168,7 +166,3 @@ class Outcomes:
 def _unless_told_before() -> contextlib.AbstractContextManager[None]:
     """Go on where a record can't move: this result was delivered before, or told too late."""
     return contextlib.suppress(IllegalMoveError)
-
-
-def _is_large(end: CommandEnd) -> bool:
-    return len(end.stdout) + len(end.stderr) > _SMALL_BYTES
