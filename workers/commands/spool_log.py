@@ -151,13 +151,13 @@ def _write_whole(descriptor: int, data: bytes) -> None:
     Raises:
         OSError: There is no room for example; the file is as it was.
     """
-    before_bytes = os.fstat(descriptor).st_size
     rest = memoryview(data)
     try:
         while rest:
             rest = rest[os.write(descriptor, rest) :]
     except OSError:
-        os.ftruncate(descriptor, before_bytes)
+        written_bytes = len(data) - len(rest)
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - written_bytes)
         raise
 
 
