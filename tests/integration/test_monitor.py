@@ -273,6 +273,7 @@ async def test_another_process_with_the_lock_is_named(tmp_path: Path, events: Ev
         "import pathlib, sys; from workers.socket_lock import SocketLock;"
         f"lock = SocketLock.take(pathlib.Path({str(tmp_path / '1.qmp')!r})); print(flush=True); sys.stdin.read()"
     )
+    (tmp_path / "1.qmp.lock").write_text("4194304 4194304")  # an earlier one's, longer than what is written now
     other = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=PIPE, stdout=PIPE)
     assert other.stdout is not None
     await other.stdout.readline()
