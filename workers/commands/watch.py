@@ -7,12 +7,12 @@ and knows only the pids of the agent's present life.
 import asyncio
 import contextlib
 import logging
-import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+from zlib import crc32
 
 from app.core.clock import now
 from app.core.errors import AgentError, AgentProtocolError, AgentRefusedError
@@ -190,7 +190,7 @@ class _Follow:
         self._killing: Killing | None = None
         self._killer: asyncio.Task[None] | None = None
         self._nudge = asyncio.Event()
-        self._moment_s = random.uniform(0, _LONGEST_PAUSE_S)  # noqa: S311 - no secret
+        self._moment_s = crc32(running.command_id.encode()) / 2**32 * _LONGEST_PAUSE_S
 
     async def find_end(self) -> CommandEnd:
         """Find out how the command ends. A result once found is not dropped, whatever else happens.
