@@ -9,7 +9,7 @@ everything but what is frozen.
 
 import gc
 
-SETTLED_S = 10.0
+SETTLED_S = 3.0
 """How long after its start a worker has what it keeps, as a rule."""
 
 
