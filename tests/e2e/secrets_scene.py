@@ -24,6 +24,7 @@ from tests.canaries import Canary, Finder
 from tests.e2e.conftest import BOOT_TIMEOUT_S, REQUEST_TIMEOUT_S, free_port, until
 from tests.redis_contents import parts_in
 from tests.redis_table import row_of
+from tests.spooled import spooled
 
 ROOT = Path(__file__).resolve().parents[2]
 VMID = definitions.FIRST_VMID
@@ -123,8 +124,12 @@ class Scene:
     def store(self) -> redis.Redis:
         return redis.Redis(unix_socket_path=str(self._socket), password=self.redis_password)
 
-    def spooled(self) -> list[Path]:
-        """List the results that wait on disk."""
+    def spooled(self) -> list[str]:
+        """Name what waits in the worker's spool."""
+        return spooled(self.folder / "spool")
+
+    def spool_files(self) -> list[Path]:
+        """List the files that hold it, or have held it."""
         return [path for path in (self.folder / "spool").iterdir() if path.name != "worker.lock"]
 
     def core_file_limits(self) -> set[str]:

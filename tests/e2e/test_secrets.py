@@ -445,15 +445,15 @@ def test_a_redis_that_dies(scene: Scene, client: Client, finder: Finder) -> None
     planted = Planted.make(finder, "while Redis dies", "sleep 1")
     pid = pid_in(client.ask("POST", path_of("v1"), 200, json=planted.body("v1")))
     scene.kill("redis")
-    until(20, "the result is on disk", lambda: [path for path in scene.spooled() if path.suffix == ".result"])
-    assert {path.stat().st_mode & 0o777 for path in scene.spooled()} == {0o600}
+    until(20, "the result is on disk", lambda: [name for name in scene.spooled() if name.endswith(".result")])
+    assert {path.stat().st_mode & 0o777 for path in scene.spool_files()} == {0o600}
     scene.search_files(may_hold={"spool": ("output",)})
     for face in FACES:
         client.ask("POST", path_of(face), *ERRORS, json=planted.body(face))
     client.ask("POST", f"{VM}/reset-password", *ERRORS, json={"password": finder.plant("password without Redis")})
     scene.start_redis()
     planted.insist_on(result(client, pid, shows=("output",))["stdout"])
-    until(10, "nothing is left on disk", lambda: not scene.spooled())
+    until(10, "nothing is left on disk", lambda: not any(path.stat().st_size for path in scene.spool_files()))
     until(60, "web and worker are ready", lambda: _is_ready(scene))
 
 
