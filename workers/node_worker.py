@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Mapping
 import redis
 import redis.asyncio
 from rq import Queue
-from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker, WorkerStatus
@@ -143,19 +142,10 @@ class NodeWorker(BaseWorker):
             pipe.eval(_TAKE_MORE, 0, waiting, held, Job.redis_job_namespace_prefix, _AT_ONCE)
             first, rows = await pipe.execute()
         news = rows if rows and rows[0][0] == first else rows[1:]  # where none came in time an old one is read again
-        return [taken for job_id, fields in news if fields and (taken := self._restore(job_id.decode(), fields))]
+        return [self._note(job_id.decode(), fields) for job_id, fields in news if fields]
 
-    def _restore(self, job_id: str, fields: list[bytes]) -> Taken | None:
-        job = Job(job_id, connection=self.connection, serializer=JSONSerializer)
-        taken = Taken(job)
-        try:
-            job.restore(dict(zip(fields[::2], fields[1::2], strict=True)))
-        except (NoSuchJobError, ValueError, KeyError) as exc:
-            _log.error("rq_job_unreadable", extra={"rq_job": job_id, "reason": str(exc)})
-            job.origin = self._queue.name
-            self._books.note_taken(taken)
-            self._books.note_end(taken, type(exc).__name__)
-            return None
+    def _note(self, job_id: str, fields: list[bytes]) -> Taken:
+        taken = Taken(job_id, dict(zip(fields[::2], fields[1::2], strict=True)), self._queue)
         self._books.note_taken(taken)
         return taken
 
@@ -165,13 +155,13 @@ class NodeWorker(BaseWorker):
         task.add_done_callback(self._under_way.discard)
 
     async def _run(self, taken: Taken) -> None:
-        job = taken.job
         try:
-            coroutine = self._jobs[job.func_name or ""]
-            async with asyncio.timeout(job.timeout):
-                await coroutine(*job.args)
+            name, args, timeout_s = taken.call
+            coroutine = self._jobs[name]
+            async with asyncio.timeout(timeout_s):
+                await coroutine(*args)
         except Exception as exc:  # noqa: BLE001 - whatever a job raises, RQ's books must say that it failed
-            _log.exception("rq_job_failed", extra={"rq_job": job.id})
+            _log.exception("rq_job_failed", extra={"rq_job": taken.id})
             self._books.note_end(taken, type(exc).__name__)
         else:
             self._books.note_end(taken, None)
