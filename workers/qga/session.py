@@ -14,15 +14,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from qemu.qmp import ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate
+from qemu.qmp import ExecInterruptedError, QMPError, Runstate
 from qemu.qmp.message import Message
-from qemu.qmp.protocol import ConnectError, StateError
-from qemu.qmp.qmp_client import BadReplyError
+from qemu.qmp.protocol import ConnectError
 
 from app.core.errors import (
     AgentAbsentError,
     AgentProtocolError,
-    AgentRefusedError,
     AgentSilentError,
     AgentUnavailableError,
 )
@@ -32,8 +30,6 @@ from workers.quiet_client import QuietClient
 
 _CHUNK_BYTES = 16 * 1024
 _CLOSE_TIMEOUT_S = 1.0
-_REQUEST_ID_BYTES = 64
-"""What the id and its quotes add to a request, at the most."""
 _LONG_RPCS = frozenset({"guest-exec-status"})
 """What may be answered with a long reply; one to anything else is broken off where it becomes long."""
 _LONG_REPLY_TIMEOUT_S = 30.0
@@ -59,6 +55,7 @@ class _AgentClient(QuietClient):
     def __init__(self, long_replies: asyncio.Semaphore) -> None:
         super().__init__(_silent, readbuflen=wire.SMALL_REPLY_BYTES)
         self._long_replies = long_replies
+        self._replies: dict[str, asyncio.Future[Message]] = {}
         self._strays = 0
         self.long_calls = 0
         self.heard_s = 0.0
@@ -66,9 +63,45 @@ class _AgentClient(QuietClient):
         self.negotiate = False
         self._id_prefix = secrets.token_hex(8)
 
-    def _get_exec_id(self) -> str:
+    def write(self, rpc: str, arguments: Mapping[str, object] | None) -> tuple[str, bytes]:
+        """Write a request with an id of its own.
+
+        Returns:
+            The id, and all that is to be sent.
+        """
         self._execute_id += 1
-        return f"{self._id_prefix}-{self._execute_id}"
+        request_id = f"{self._id_prefix}-{self._execute_id}"
+        return request_id, wire.dump_request(rpc, arguments, request_id)
+
+    def send(self, request_id: str, request: bytes) -> "asyncio.Future[Message]":
+        """Send a request at once.
+
+        QMPClient's own ``execute`` does the same with a queue and a task's turn in each direction, and writes each
+        request four times.
+
+        Effect: whatever the RPC does in the guest.
+
+        Returns:
+            Gets the reply, or ``ExecInterruptedError`` when the connection ends before.
+
+        Raises:
+            AgentUnavailableError: The connection has ended: nothing was sent.
+        """
+        if self.runstate is not Runstate.RUNNING or self._writer is None:
+            raise AgentUnavailableError("the connection to the QEMU Guest Agent has ended")
+        reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._replies[request_id] = reply
+        self._writer.write(request)
+        return reply
+
+    async def _bh_disconnect(self) -> None:
+        try:
+            await super()._bh_disconnect()
+        finally:
+            for reply in self._replies.values():
+                if not reply.done():
+                    reply.set_exception(ExecInterruptedError("Disconnected"))
+            self._replies.clear()
 
     async def _do_recv(self) -> Message:
         if self._reader is None:
@@ -122,9 +155,11 @@ class _AgentClient(QuietClient):
         if request_id is None and "error" in msg:
             raise AgentProtocolError("the agent could not read a request")
         # An agent has no events; QMPClient would keep each one that came.
-        if isinstance(request_id, str) and request_id in self._pending and "event" not in msg:
+        if isinstance(request_id, str) and request_id in self._replies and "event" not in msg:
             self.heard_s = asyncio.get_running_loop().time()
-            await super()._on_message(msg)
+            reply = self._replies.pop(request_id)
+            if not reply.done():
+                reply.set_result(msg)
             return
         self._strays += 1
         if self._strays > _STRAYS_LIMIT:
@@ -138,7 +173,6 @@ class Session:
         self._sock = sock
         self._client = client
         self._window = Window()
-        self._exchanges: set[asyncio.Task[Any]] = set()
         self._watcher = asyncio.create_task(self._watch(on_end))
 
     @classmethod
@@ -203,65 +237,49 @@ class Session:
             AgentSilentError: Sent, but the time was up or the connection ended before the reply. The session is closed.
             AgentProtocolError: The reply is malformed.
         """
-        # In a task of its own: the agent answers also a caller who has gone, and until then the window is taken.
-        exchange = asyncio.create_task(self._exchange(rpc, arguments, timeout_s))
-        self._exchanges.add(exchange)
-        exchange.add_done_callback(self._forget)
-        return await asyncio.shield(exchange)
-
-    async def _exchange(self, rpc: str, arguments: Mapping[str, object] | None, timeout_s: float) -> Any:
-        """Send a request when there is room for it, and wait for its reply.
-
-        Raises:
-            AgentUnavailableError: As ``call`` says.
-            AgentRefusedError: As ``call`` says.
-            AgentSilentError: As ``call`` says.
-            AgentProtocolError: As ``call`` says.
-        """
-        self._client.long_calls += rpc in _LONG_RPCS
-        message = QMPClient.make_execute_msg(rpc, arguments)
+        request_id, request = self._client.write(rpc, arguments)
+        room_bytes = await self._window.take(len(request))
         try:
-            async with self._window.room(len(bytes(message)) + _REQUEST_ID_BYTES):
-                return await self._await_reply(message, timeout_s)
+            reply = self._client.send(request_id, request)
+        except AgentUnavailableError:
+            self._window.give(room_bytes)
+            raise
+        self._attend(reply, rpc, timeout_s, room_bytes)
+        try:
+            # Shielded: the agent answers also a caller who has gone, and until then the window is taken.
+            return wire.load_return(rpc, await asyncio.shield(reply))
         except TimeoutError as exc:
             await self.close()
             raise AgentSilentError(f"{rpc}: no reply within {timeout_s:g} s") from exc
-        except StateError as exc:
-            raise AgentUnavailableError("the connection to the QEMU Guest Agent has ended") from exc
         except ExecInterruptedError as exc:
             raise AgentSilentError(f"{rpc}: the connection to the agent ended before the reply") from exc
-        except ExecuteError as exc:
-            raise AgentRefusedError(rpc, exc.error_class[:64], str(exc)[:1000]) from exc
-        except BadReplyError:
-            # The text of this one holds the raw message.
-            raise AgentProtocolError(f"{rpc}: the agent's reply is malformed") from None
-        finally:
-            self._client.long_calls -= rpc in _LONG_RPCS
 
-    def _forget(self, exchange: "asyncio.Task[Any]") -> None:
-        self._exchanges.discard(exchange)
-        if not exchange.cancelled():
-            exchange.exception()  # told to the caller, if there still is one
-
-    async def _await_reply(self, message: Message, timeout_s: float) -> Any:
+    def _attend(self, reply: "asyncio.Future[Message]", rpc: str, timeout_s: float, room_bytes: int) -> None:
+        """See a request that was sent to its end, whether its caller still waits for it or not."""
         loop = asyncio.get_running_loop()
         sent_s = loop.time()
+        long_calls = int(rpc in _LONG_RPCS)
+        self._client.long_calls += long_calls
         timer: asyncio.TimerHandle
 
-        def check() -> None:
+        def look() -> None:
             nonlocal timer
             until_s = min(max(sent_s, self._client.heard_s) + timeout_s, sent_s + max(timeout_s, _PATIENCE_S))
             if until_s > loop.time():
-                timer = loop.call_at(until_s, check)
-            else:
-                patience.reschedule(until_s)
+                timer = loop.call_at(until_s, look)
+            elif not reply.done():
+                reply.set_exception(TimeoutError())
+                self._hang_up()
 
-        async with asyncio.timeout(None) as patience:
-            timer = loop.call_later(timeout_s, check)
-            try:
-                return await self._client.execute_msg(message)
-            finally:
-                timer.cancel()
+        def settle(reply: "asyncio.Future[Message]") -> None:
+            timer.cancel()
+            self._window.give(room_bytes)
+            self._client.long_calls -= long_calls
+            if not reply.cancelled():
+                reply.exception()  # told to the caller, if there still is one
+
+        timer = loop.call_later(timeout_s, look)
+        reply.add_done_callback(settle)
 
     async def tell(self, rpc: str, arguments: Mapping[str, object] | None, *, grace_s: float) -> None:
         """Send an RPC that has no success reply, such as guest-shutdown, and listen for a refusal for a while.
@@ -272,25 +290,21 @@ class Session:
             AgentUnavailableError: The session had ended already: nothing was sent.
             AgentRefusedError: The agent answered with an error.
         """
-        try:
+        reply = self._client.send(*self._client.write(rpc, arguments))
+        with contextlib.suppress(TimeoutError, ExecInterruptedError, AgentProtocolError):
             async with asyncio.timeout(grace_s):
-                await self._client.execute(rpc, arguments)
-        except (TimeoutError, ExecInterruptedError):
-            return
-        except StateError as exc:
-            raise AgentUnavailableError("the connection to the QEMU Guest Agent has ended") from exc
-        except ExecuteError as exc:
-            raise AgentRefusedError(rpc, exc.error_class[:64], str(exc)[:1000]) from exc
-        except BadReplyError:
-            return
+                wire.load_return(rpc, await reply)
 
     async def close(self) -> None:
         """End the connection; calls under way fail with ``AgentSilentError``."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+        self._hang_up()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await asyncio.shield(self._watcher)
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     async def _watch(self, on_end: Callable[[bool], None]) -> None:
         while self._client.runstate is Runstate.RUNNING:

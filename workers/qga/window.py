@@ -7,9 +7,7 @@ than that goes alone.
 """
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
 
 WINDOW_BYTES = 4096
 
@@ -23,22 +21,19 @@ class Window:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._open = False
 
-    @contextlib.asynccontextmanager
-    async def room(self, request_bytes: int) -> AsyncIterator[None]:
-        """Keep room for a request until it is answered; waits until there is some."""
+    async def take(self, request_bytes: int) -> int:
+        """Take room for a request; wait until there is some.
+
+        Returns:
+            How much was taken: to be given back when the request has been answered.
+
+        Raises:
+            CancelledError: The caller has gone meanwhile; nothing is taken.
+        """
         taken_bytes = min(request_bytes, self._size_bytes)
-        await self._take(taken_bytes)
-        try:
-            yield
-        finally:
-            self._give(taken_bytes)
-
-    def open_for_all(self) -> None:
-        """Let everybody through: the session has ended, and each will find that out by itself."""
-        self._open = True
-        self._admit()
-
-    async def _take(self, taken_bytes: int) -> None:
+        if not self._waiting and self._used_bytes + taken_bytes <= self._size_bytes:
+            self._used_bytes += taken_bytes
+            return taken_bytes
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((taken_bytes, turn))
         self._admit()
@@ -46,11 +41,18 @@ class Window:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._give(taken_bytes)
+                self.give(taken_bytes)
             raise
+        return taken_bytes
 
-    def _give(self, taken_bytes: int) -> None:
+    def give(self, taken_bytes: int) -> None:
+        """Give room back."""
         self._used_bytes -= taken_bytes
+        self._admit()
+
+    def open_for_all(self) -> None:
+        """Let everybody through: the session has ended, and each will find that out by itself."""
+        self._open = True
         self._admit()
 
     def _admit(self) -> None:

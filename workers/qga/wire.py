@@ -15,7 +15,7 @@ from typing import Any
 
 import pybase64
 
-from app.core.errors import AgentProtocolError
+from app.core.errors import AgentProtocolError, AgentRefusedError
 
 SENTINEL = b"\xff"
 """Never part of UTF-8: sent, it resets the agent's parser; received, it precedes a reply to guest-sync-delimited."""
@@ -39,6 +39,8 @@ _INT64 = range(-(2**63), 2**63)
 
 _OPENING = re.compile(rb'\s*:\s*"')
 
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
 _STREAM_LIMIT_CHARS = (STREAM_LIMIT_BYTES // 3 + 2) * 4
 """So much base64 is decoded of a stream, a little more than a full one has."""
 
@@ -52,6 +54,17 @@ def dump_sync(sync_id: int) -> bytes:
     """Write the bytes that open a session: parser reset, then guest-sync-delimited."""
     request = {"execute": "guest-sync-delimited", "arguments": {"id": sync_id}}
     return SENTINEL + json.dumps(request).encode() + b"\n"
+
+
+def dump_request(rpc: str, arguments: Mapping[str, object] | None, request_id: str) -> bytes:
+    """Write a request; the agent sends its id back with the reply.
+
+    Everything is ASCII: what isn't is escaped, half a surrogate pair too, which an agent refuses.
+    """
+    request: dict[str, object] = {"execute": rpc, "id": request_id}
+    if arguments is not None:
+        request["arguments"] = arguments
+    return _compact(request).encode()
 
 
 class SyncScanner:
@@ -166,6 +179,26 @@ def load_reply(line: bytes) -> dict[str, Any] | None:
     if isinstance(result, dict):
         result.update((name, data) for name, data in outputs.items() if data)
     return reply
+
+
+def load_return(rpc: str, reply: Mapping[str, Any]) -> Any:
+    """Read what an RPC returned.
+
+    Source: QMP protocol specification, responses; the agent's are the same.
+
+    Raises:
+        AgentRefusedError: The agent answered with an error.
+        AgentProtocolError: It is neither an error nor a result. The text doesn't hold what was sent.
+    """
+    if "error" in reply:
+        error = reply["error"]
+        told = (error.get("class"), error.get("desc")) if isinstance(error, dict) else ()
+        match told:
+            case (str(kind), str(text)):
+                raise AgentRefusedError(rpc, kind[:64], text[:1000])
+    elif "return" in reply:
+        return reply["return"]
+    raise AgentProtocolError(f"{rpc}: the agent's reply is malformed")
 
 
 def _cut_out(line: bytes, name: str) -> tuple[bytes, bytes]:
