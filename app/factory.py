@@ -71,7 +71,7 @@ def create_app(
     """
     client = redis_client or connect(settings)
     store = Store(client)
-    dispatch = Dispatch(client, audit_trail.intent)
+    dispatch = Dispatch(store, client, audit_trail.intent)
     seats = threading.BoundedSemaphore(settings.threads // 2)
     all_wakeups = wakeups or Wakeups(client)
     results = Results(store, all_wakeups, seats)

@@ -6,6 +6,7 @@ the interpreter from the very job. Doesn't run anything, and takes nothing from 
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -67,12 +68,13 @@ class Taken:
 
         Raises:
             ValueError: It can't be told.
-            KeyError: That isn't there at all.
+            KeyError: It isn't there.
+            TypeError: It is something else.
         """
-        try:
-            name, _, args, _ = JSONSerializer.loads(zlib.decompress(self.fields[b"data"]))
-        except (zlib.error, TypeError) as exc:
-            raise ValueError(str(exc)) from exc
+        data = self.fields[b"data"]
+        with contextlib.suppress(zlib.error):  # as RQ does: it may be compressed, or not
+            data = zlib.decompress(data)
+        name, _, args, _ = JSONSerializer.loads(data)
         return name, tuple(args), int(self.fields[b"timeout"])
 
     @property

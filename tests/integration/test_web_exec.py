@@ -179,7 +179,7 @@ class TestHandOver:
     @pytest.fixture
     def absent(self) -> Iterator[Dispatch]:
         with redis.Redis(unix_socket_path="/nowhere/redis.sock", retry=Retry(NoBackoff(), 0)) as client:
-            yield Dispatch(client)
+            yield Dispatch(Store(client), client)
 
     def test_command_may_have_run(self, web: Web, absent: Dispatch):
         known = web.services()

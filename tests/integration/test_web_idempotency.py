@@ -198,7 +198,7 @@ class TestBrokenOff:
         known = web.services()
         order = Order(request=CommandRequest(line="deploy", env={"A": "1", "B": "2"}), timeout_s=60.0)
         with redis.Redis(unix_socket_path="/nowhere/redis.sock", retry=Retry(NoBackoff(), 0)) as absent:
-            dying = replace(known.commands, dispatch=Dispatch(absent))
+            dying = replace(known.commands, dispatch=Dispatch(Store(absent), absent))
             view = known.inventory.get_vm(asker, 10000)
             with pytest.raises(StartUnknownError):
                 dying.start(asker, view, order, "r1", idempotency_key="k1", on_repeat=pytest.fail)

@@ -61,7 +61,19 @@ from app.core.store import (
     tokens,
     vms,
 )
-from app.core.store.calls import WAKE_CHANNEL, AsyncStore, Call, PatientStore, Store, is_away, ping, tell_absence, time
+from app.core.store.calls import (
+    WAKE_CHANNEL,
+    AsyncStore,
+    Call,
+    PatientStore,
+    Store,
+    all_of,
+    is_away,
+    ping,
+    script,
+    tell_absence,
+    time,
+)
 from app.core.store.sight import EVERYTHING, Sight
 
 __all__ = [
@@ -72,6 +84,7 @@ __all__ = [
     "PatientStore",
     "Sight",
     "Store",
+    "all_of",
     "audit",
     "commands",
     "disks",
@@ -84,6 +97,7 @@ __all__ = [
     "metrics",
     "nodes",
     "ping",
+    "script",
     "snapshots",
     "ssh_keys",
     "tell_absence",

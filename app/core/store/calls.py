@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any, Generic, NoReturn, TypeVar
 
 import orjson
@@ -289,22 +290,34 @@ end
 
 def both(first: Call[T], second: Call[U]) -> Call[tuple[T, U]]:
     """Make one call of two, carried out one after the other with nothing in between."""
-    (one, one_args), (other, other_args) = _as_script(first), _as_script(second)
-    text = _both(one, other, len(one_args))
-    return script(text, *one_args, *other_args, load=lambda replies: (first.load(replies[0]), second.load(replies[1])))
+    call = all_of((first, second))
+    return Call(call.args, lambda replies: tuple(call.load(replies)))
+
+
+def all_of(calls: Sequence[Call[Any]]) -> Call[list[Any]]:
+    """Make one call of several, carried out one after the other with nothing in between.
+
+    Where Redis takes nothing for now, the first that would write ends all of it.
+    """
+    parts = [_as_script(call) for call in calls]
+    text = _together(tuple(part for part, _ in parts), tuple(len(args) for _, args in parts))
+
+    def load(replies: Any) -> list[Any]:
+        return [call.load(reply) for call, reply in zip(calls, replies, strict=True)]
+
+    return script(text, *(arg for _, args in parts for arg in args), load=load)
 
 
 @functools.cache
-def _both(first: str, second: str, count: int) -> str:
-    """Write a script of two, of which the first has so many arguments."""
-    return _BOTH.format(first, second, count=count)
-
-
-_BOTH = """
-local function first(ARGV) {} end
-local function second(ARGV) {} end
-return {{first({{unpack(ARGV, 1, {count})}}), second({{unpack(ARGV, {count} + 1)}})}}
-"""
+def _together(parts: tuple[str, ...], counts: tuple[int, ...]) -> str:
+    """Write a script of several, each of which has so many arguments."""
+    ends = tuple(accumulate(counts))
+    functions = "\n".join(f"local function part{i}(ARGV) {part} end" for i, part in enumerate(parts))
+    results = (
+        f"part{i}({{unpack(ARGV, {end - count + 1}, {end})}}) or false"
+        for i, (count, end) in enumerate(zip(counts, ends, strict=True))
+    )
+    return f"{functions}\nreturn {{{', '.join(results)}}}"
 
 
 def _as_script(call: Call[Any]) -> tuple[str, Args]:
