@@ -19,6 +19,9 @@ Facts = Mapping[str, Any]
 """What an entry says: strings, whole numbers, booleans, null, and objects and lists of them."""
 
 
+_write = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str).encode
+
+
 @dataclass(frozen=True, slots=True)
 class Seal:
     """Makes hashes.
@@ -62,7 +65,7 @@ class Seal:
 
 def canonical(facts: Facts) -> str:
     """Write an object in the one way that is hashed."""
-    return json.dumps(facts, sort_keys=True, separators=(",", ":"), default=str)
+    return _write(facts)
 
 
 def dump(link: Link) -> str:

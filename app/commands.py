@@ -5,6 +5,7 @@ Knows records, their waits and what an idempotency key means. Doesn't know HTTP,
 
 import hashlib
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -36,7 +37,7 @@ from app.inventory import VmView
 from app.order import Order
 from app.results import Reach, Result, Results
 from app.settings import WebSettings
-from app.wakeups import Waiter, Wakeups, wait
+from app.wakeups import REREAD_S, Waiter, Wakeups, wait
 
 T = TypeVar("T")
 
@@ -221,12 +222,13 @@ class Commands:
             NotFoundError: The VM or the record has gone.
         """
         started = self._await_pid(command, order, woken)
-        if woken.news.state != CommandState.RUNNING:
+        woken.not_for = CommandState.RUNNING
+        news, wait_s = woken.news, order.wait_s
+        if news.state == CommandState.RUNNING:
+            wait_s -= time.monotonic() - news.heard_s
+        else:
             woken.set()  # it may have ended already
-        return self.results.await_end(principal, started, woken, order.wait_s) or (
-            view.reach,
-            Result(started, b"", b""),
-        )
+        return self.results.await_end(principal, started, woken, wait_s) or (view.reach, Result(started, b"", b""))
 
     def _start(
         self,
@@ -316,7 +318,7 @@ class Commands:
         within_s = self._deliver_within_s(order)
         bounds = Bounds(self.settings.exec_max_running_per_vm, self.settings.exec_max_running_per_key)
         create = commands.create(command, order.request, deliver_within_s=within_s, bounds=bounds)
-        with self.wakeups.expect(command.id) as woken:
+        with self.wakeups.expect(command.id, not_for=self._not_for(order)) as woken:
             try:
                 created, *_ = self.dispatch.put(
                     command.node,
@@ -341,7 +343,7 @@ class Commands:
         follow: Callable[[Command, Order, Waiter], T],
     ) -> T:
         on_repeat()
-        with self.wakeups.expect(command.id) as woken:
+        with self.wakeups.expect(command.id, not_for=self._not_for(order)) as woken:
             woken.set()  # what was told of it before has woken nobody here
             return follow(command, order, woken)
 
@@ -367,6 +369,11 @@ class Commands:
         if started is None and self.store.run(commands.is_undelivered(command_id)):
             self._expire(command_id, order)
         return started
+
+    def _not_for(self, order: Order) -> str:
+        """Tell which news needn't wake who starts a command: of its pid, where its end is what will be waited for."""
+        waits = order.wait_s >= REREAD_S and self.results.may_wait()
+        return CommandState.RUNNING if waits else ""
 
     def _expire(self, command_id: str, order: Order) -> None:
         """End a command that nobody took in time.

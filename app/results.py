@@ -15,7 +15,7 @@ from app.core.store import Call, Store, commands
 from app.core.store.commands import Found, Result
 from app.core.store.vms import Reach
 from app.inventory import VmView
-from app.wakeups import Waiter, Wakeups, wait
+from app.wakeups import REREAD_S, Waiter, Wakeups, wait
 
 __all__ = ["Reach", "Result", "Results"]
 
@@ -91,7 +91,7 @@ class Results:
         Args:
             principal: Who asks.
             command: The command.
-            woken: Expects news of it.
+            woken: Expects news of it, but not that it is running.
             wait_s: How long they are waited for.
 
         Returns:
@@ -103,13 +103,18 @@ class Results:
         with self._seat(wait_s) as may_wait:
             return self._see_end(principal, command, woken, wait_s) if may_wait else None
 
+    def may_wait(self) -> bool:
+        """Tell whether an end could be waited for now: few enough requests do."""
+        with self._seat(REREAD_S) as may_wait:
+            return may_wait
+
     def _await_end(self, principal: Principal, found: tuple[Reach, Result], wait_s: float) -> tuple[Reach, Result]:
         """Wait for the end of a command that was running a moment ago.
 
         Redis is asked at once, because what was told before has woken nobody here, and then when there is news.
         """
         command = found[1].command
-        with self.wakeups.expect(command.id) as woken:
+        with self.wakeups.expect(command.id, not_for=CommandState.RUNNING) as woken:
             woken.set()
             return self.await_end(principal, command, woken, wait_s) or found
 
@@ -123,7 +128,7 @@ class Results:
             found = _told(woken) or self._shown(commands.find_result(command.vmid, command.id, principal.sight))
             return found if found[1].command.state.ended else None
 
-        return wait(woken, wait_s, look, reread_s=wait_s, not_for=CommandState.RUNNING) or found
+        return wait(woken, wait_s, look, reread_s=wait_s) or found
 
     def _shown(self, read: Call[Found]) -> tuple[Reach, Result]:
         """Read a command's result, and whether another one would reach the guest.

@@ -4,11 +4,11 @@ Knows ids, not records: whoever waits reads the record itself. Pub/sub may drop 
 after every new subscription everybody is woken once.
 """
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self, TypeVar, cast
 
@@ -41,11 +41,13 @@ class News:
         state: Its state; empty where none is told.
         pid: Its guest pid, if it has one.
         result: What became of it, as the store reads it; empty while it hasn't ended, or has much output.
+        heard_s: When that was told, by the monotonic clock.
     """
 
     state: str = ""
     pid: int | None = None
     result: bytes = field(default=b"", repr=False)
+    heard_s: float = field(default_factory=time.monotonic)
 
     @classmethod
     def load(cls, state: str = "", pid: str = "", *, result: bytes) -> Self:
@@ -56,14 +58,40 @@ class News:
 _NO_NEWS = News()
 
 
-class Waiter(threading.Event):
-    """Set whenever a record may have changed.
+class Waiter:
+    """A bell for one thread: rung whenever a record may have changed.
+
+    A lock that is free while the bell rings; ``threading.Event`` does the same with three of them.
 
     Attributes:
         news: The latest news.
+        not_for: A state whose news are kept and don't ring.
     """
 
-    news: News = _NO_NEWS
+    def __init__(self, not_for: str = "") -> None:
+        self.news = _NO_NEWS
+        self.not_for = not_for
+        self._silence = threading.Lock()
+        self._silence.acquire()
+
+    def set(self) -> None:
+        """Ring, until it is heard."""
+        with contextlib.suppress(RuntimeError):  # it rings already
+            self._silence.release()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it rings, and stop it; tell whether it has rung."""
+        return self._silence.acquire(timeout=timeout_s)
+
+    def is_set(self) -> bool:
+        """Tell whether it rings."""
+        return not self._silence.locked()
+
+    def tell(self, news: News) -> None:
+        """Take news."""
+        self.news = news
+        if not news.state or news.state != self.not_for:
+            self.set()
 
 
 class Wakeups:
@@ -76,21 +104,25 @@ class Wakeups:
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
 
-    @contextmanager
-    def expect(self, record_id: str) -> Iterator[Waiter]:
-        """Give an event that is set whenever the record may have changed, for as long as the block runs.
+    @contextlib.contextmanager
+    def expect(self, record_id: str, *, not_for: str = "") -> Iterator[Waiter]:
+        """Give a bell that rings whenever the record may have changed, for as long as the block runs.
 
-        Many may wait for one record; each has its own event. To miss nothing, enter the block before anybody can
+        Many may wait for one record; each has its own bell. To miss nothing, enter the block before anybody can
         change the record, or read the record after entering it.
+
+        Args:
+            record_id: The record.
+            not_for: A state that isn't worth waking anybody: a thread that wakes up takes the interpreter from others.
         """
-        event = Waiter()
+        waiter = Waiter(not_for)
         with self._lock:
-            self._waiters.setdefault(record_id, set()).add(event)
+            self._waiters.setdefault(record_id, set()).add(waiter)
             self._ensure_listener()
         try:
-            yield event
+            yield waiter
         finally:
-            self._forget(record_id, event)
+            self._forget(record_id, waiter)
 
     def close(self) -> None:
         """End the subscription."""
@@ -98,11 +130,11 @@ class Wakeups:
         if self._thread is not None:
             self._thread.join()
 
-    def _forget(self, record_id: str, event: Waiter) -> None:
+    def _forget(self, record_id: str, waiter: Waiter) -> None:
         with self._lock:
-            events = self._waiters[record_id]
-            events.remove(event)
-            if not events:
+            waiters = self._waiters[record_id]
+            waiters.remove(waiter)
+            if not waiters:
                 del self._waiters[record_id]
 
     def _ensure_listener(self) -> None:
@@ -140,17 +172,15 @@ class Wakeups:
         head, _, result = told.partition(b"\n")
         record_id, *facts = head.decode().split(" ")
         with self._lock:
-            for event in self._waiters.get(record_id, ()):
-                event.news = News.load(*facts, result=result)
-                event.set()
+            for waiter in self._waiters.get(record_id, ()):
+                waiter.tell(News.load(*facts, result=result))
 
     def _wake_all(self) -> None:
         """Make everybody look: what changed before the subscription stood was told to nobody."""
         with self._lock:
-            for events in self._waiters.values():
-                for event in events:
-                    event.news = _NO_NEWS
-                    event.set()
+            for waiters in self._waiters.values():
+                for waiter in waiters:
+                    waiter.tell(_NO_NEWS)
 
 
 def _receive(subscription: redis.client.PubSub) -> list[bytes] | None:
@@ -165,9 +195,7 @@ def _receive(subscription: redis.client.PubSub) -> list[bytes] | None:
         return None
 
 
-def wait(
-    woken: Waiter, timeout_s: float, look: Callable[[], T | None], *, reread_s: float = REREAD_S, not_for: str = ""
-) -> T | None:
+def wait(woken: Waiter, timeout_s: float, look: Callable[[], T | None], *, reread_s: float = REREAD_S) -> T | None:
     """Look at a record after every wake-up and at the end, until there is something to see.
 
     An absence of Redis is sat out.
@@ -177,17 +205,13 @@ def wait(
         timeout_s: How long to wait at most.
         look: Reads the record; ``None`` goes on waiting.
         reread_s: How often to look at least, whatever wake-ups come.
-        not_for: A state that isn't worth a look.
 
     Returns:
         What ``look`` saw, ``None`` if it saw nothing in time.
     """
     deadline_s = time.monotonic() + timeout_s
     while (left_s := deadline_s - time.monotonic()) > 0:
-        was_woken = woken.wait(min(reread_s, left_s))
-        woken.clear()  # before anything is read: what is told from now on is news again
-        if was_woken and not_for and woken.news.state == not_for:
-            continue
+        woken.wait(min(reread_s, left_s))  # what is told from now on is news again
         try:
             seen = look()
         except StoreUnavailableError:

@@ -38,8 +38,6 @@ def test_waiter_is_woken_for_its_own_record_only(client: redis.Redis, wakeups: W
     with wakeups.expect("a") as a, wakeups.expect("b") as b:
         assert a.wait(5), "everybody is woken when the subscription stands"
         assert b.wait(5)
-        a.clear()
-        b.clear()
         client.publish(WAKE_CHANNEL, "a")
         assert a.wait(5)
         assert not b.is_set()
@@ -57,13 +55,21 @@ def test_all_waiters_for_one_record_are_woken(client: redis.Redis, wakeups: Wake
             assert gone.wait(5)
         assert first.wait(5)
         assert second.wait(5)
-        first.clear()
-        second.clear()
-        gone.clear()
         client.publish(WAKE_CHANNEL, "a")
         assert first.wait(5)
         assert second.wait(5)
         assert not gone.is_set()
+
+
+def test_news_that_need_wake_nobody_are_kept(client: redis.Redis, wakeups: Wakeups):
+    with wakeups.expect("a", not_for="running") as idle, wakeups.expect("a") as awake:
+        assert idle.wait(5)
+        assert awake.wait(5)
+        client.publish(WAKE_CHANNEL, "a running 7")
+        assert awake.wait(5)
+        assert (idle.is_set(), idle.news.state, idle.news.pid) == (False, "running", 7)
+        client.publish(WAKE_CHANNEL, "a exited 7")
+        assert idle.wait(5)
 
 
 def test_nothing_is_subscribed_before_somebody_waits(client: redis.Redis, wakeups: Wakeups):
@@ -83,10 +89,8 @@ def test_subscription_comes_back_after_a_restart_and_wakes_everybody(
     with wakeups.expect("a") as a:
         assert a.wait(5)
         own_redis.stop()
-        a.clear()
         own_redis.start()
         assert a.wait(5), "what was told meanwhile was told to nobody"
-        a.clear()
         client.publish(WAKE_CHANNEL, "a")
         assert a.wait(5)
 
@@ -94,7 +98,6 @@ def test_subscription_comes_back_after_a_restart_and_wakes_everybody(
 def test_connection_that_is_cut_is_replaced(client: redis.Redis, wakeups: Wakeups):
     with wakeups.expect("a") as a:
         assert a.wait(5)
-        a.clear()
         assert client.client_kill_filter(_type="pubsub") == 1
         assert a.wait(5)
         eventually(lambda: client.pubsub_numsub(WAKE_CHANNEL)[0][1] == 1)
@@ -115,7 +118,7 @@ def test_many_waiters_in_many_threads(client: redis.Redis, wakeups: Wakeups):
     def wait(number: int) -> None:
         with wakeups.expect(str(number)) as event:
             ready.wait()
-            event.clear()
+            event.wait(0)
             cleared.wait()
             woken.append(event.wait(5))
 
