@@ -283,5 +283,5 @@ def _is_older(facts: Facts, moment: datetime) -> bool:
 
 
 def _log(ticket: _Ticket) -> None:
-    entry = ticket.facts if ticket.link is None else audit_chain.read(ticket.link)
+    entry = canonical(ticket.facts) if ticket.link is None else audit_chain.show(ticket.link)
     _TRAIL.info("audit", extra={"entry": entry})

@@ -73,6 +73,11 @@ def dump(link: Link) -> str:
     return canonical(read(link))
 
 
+def show(link: Link) -> str:
+    """Write an entry that nobody can have changed yet as one line, its hash at the end."""
+    return f'{link.text[:-1]},"hash":"{link.hash}"}}'
+
+
 def read(link: Link) -> dict[str, Any]:
     """Read an entry, its hash included; nothing but the hash where it is no object any more."""
     return {**load_object(link.text), "hash": link.hash}

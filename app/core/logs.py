@@ -8,7 +8,6 @@ The entries of the audit trail are lines of JSON among them, whatever the least 
 """
 
 import functools
-import json
 import logging
 import re
 import sys
@@ -17,7 +16,7 @@ import time
 from app.core.secrecy import hide_keys
 
 AUDIT = "ownup.audit"
-"""The logger of audit entries; each stands in ``entry`` of ``extra``."""
+"""The logger of audit entries; each stands in ``entry`` of ``extra``, as a JSON object in ASCII."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -48,8 +47,8 @@ class AuditFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write one entry."""
-        entry: dict[str, object] = vars(record)["entry"]
-        return json.dumps({"event": record.getMessage(), **entry}, separators=(",", ":"), default=str)
+        entry: str = vars(record)["entry"]
+        return f'{{"event":"{record.getMessage()}",{entry[1:]}'
 
 
 @functools.lru_cache(maxsize=1)

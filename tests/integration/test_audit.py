@@ -352,7 +352,7 @@ def test_of_many_processes_that_look_one_writes_the_entry(redis_url: str, clock:
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[dict[str, Any]]]:
     caplog.set_level(logging.INFO, logger="ownup.audit")
-    return lambda: [vars(record)["entry"] for record in caplog.records if record.name == "ownup.audit"]
+    return lambda: [json.loads(vars(record)["entry"]) for record in caplog.records if record.name == "ownup.audit"]
 
 
 def test_the_log_has_each_entry_as_it_is_in_the_trail(redis_url: str, lines: Callable[[], list[dict[str, Any]]]):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.audit_chain import canonical
 from app.core.logs import AuditFormatter, LogfmtFormatter
 
 
@@ -57,7 +58,7 @@ def test_exception_follows_on_lines_of_its_own():
 
 def test_an_audit_entry_is_a_line_of_json_whatever_is_in_it():
     record = logging.LogRecord("ownup.audit", logging.INFO, "file", 1, "audit", (), None)
-    vars(record)["entry"] = {"seq": 7, "who": {"account": "a\nb"}, "half": "\ud800"}
+    vars(record)["entry"] = canonical({"seq": 7, "who": {"account": "a\nb"}, "half": "\ud800"})
     line = AuditFormatter().format(record)
     assert line.isascii()
     assert len(line.splitlines()) == 1
@@ -67,7 +68,7 @@ def test_an_audit_entry_is_a_line_of_json_whatever_is_in_it():
 def test_audit_entries_are_written_whatever_the_least_level_is_and_once():
     code = (
         "import logging; from app.core import logs; logs.configure('ERROR'); logs.configure('ERROR'); "
-        "logging.getLogger(logs.AUDIT).info('audit', extra={'entry': {'seq': 1}}); logging.warning('other')"
+        "logging.getLogger(logs.AUDIT).info('audit', extra={'entry': '{\"seq\":1}'}); logging.warning('other')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == '{"event":"audit","seq":1}\n'
