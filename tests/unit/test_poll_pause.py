@@ -9,7 +9,7 @@ from workers.commands.watch import poll_pause_s
 
 @pytest.mark.parametrize(
     ("elapsed_s", "neighbours", "pause_s"),
-    [(0, 0, 0.001), (0.01, 0, 0.001), (1, 0, 0.05), (10, 0, 0.5), (19, 0, 0.95), (0, 10, 0.04), (10, 10, 0.5)],
+    [(0, 0, 0.0005), (0.01, 0, 0.0005), (1, 0, 0.05), (10, 0, 0.5), (19, 0, 0.95), (0, 10, 0.04), (10, 10, 0.5)],
 )
 def test_a_young_one_is_polled_by_its_age_and_by_what_else_runs_there(
     elapsed_s: float, neighbours: int, pause_s: float

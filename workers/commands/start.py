@@ -132,9 +132,7 @@ class Starter:
                 started_at=now(),
                 timeout_s=command.timeout_s,
             )
-            recorded = asyncio.ensure_future(self._record_running(running))
-            self._watcher.watch(running, guest, recorded=recorded)
-            await recorded
+            await self._watcher.watch_new(running, guest, self._record_running(running))
             extra = {"command_id": command.id, "vmid": command.vmid, "pid": pid, "request_id": command.request_id}
             _log.info("command_started", extra=extra)
 

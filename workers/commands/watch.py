@@ -8,10 +8,10 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 from zlib import crc32
 
 from app.core.clock import now
@@ -25,7 +25,8 @@ from workers.qga.channel import Channel
 _log = logging.getLogger(__name__)
 
 _SHARE_OF_ELAPSED = 0.05
-_SHORTEST_PAUSE_S = 0.001
+_SHORTEST_PAUSE_S = 0.0005
+"""An idle loop makes whole milliseconds of it: it waits no less than asked, and for no part of one (asyncio, epoll)."""
 _PAUSE_PER_NEIGHBOUR_S = 0.004
 _LONGEST_PAUSE_S = 1.0
 _FETCH_TIMEOUT_S = 60.0
@@ -81,27 +82,27 @@ class Watcher:
         """Tell whether a command is being followed."""
         return command_id in self._follows
 
-    def watch(self, running: Running, guest: Guest, *, recorded: "asyncio.Future[None] | None" = None) -> None:
-        """Follow a command to its end; the first poll goes out at once.
+    def watch(self, running: Running, guest: Guest) -> None:
+        """Follow a command to its end; the first poll goes out at once."""
+        self._see_to(self._begin(running, guest), None)
+
+    def watch_new(self, running: Running, guest: Guest, record: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Follow a command that has just started, and record that it has, to its end.
+
+        The first poll goes out before anything is recorded: many commands end within a millisecond.
 
         Args:
             running: The command.
             guest: The VM it runs in.
-            recorded: Done when the record says ``running``; its end is written after that, never before.
+            record: Sees to it that the record says ``running``; its end is written after that, never before.
+
+        Returns:
+            ``record`` on its way.
         """
-        self._lose_namesakes(running)
-        follow = _Follow(
-            running,
-            guest,
-            agent_lost_s=self._agent_lost_s,
-            kill_grace_s=self._kill_grace_s,
-            neighbours=lambda: self._crowd[running.vmid] - 1,
-        )
-        self._crowd[running.vmid] += 1
-        self._follows[running.command_id] = follow
-        task = asyncio.create_task(self._see_to_end(follow, recorded))
-        self._tasks[running.command_id] = task
-        task.add_done_callback(lambda done: self._forget(running, done))
+        follow = self._begin(running, guest)
+        recorded = asyncio.create_task(record)
+        self._see_to(follow, recorded)
+        return recorded
 
     def kill(self, command_id: str) -> None:
         """Kill a command on request; does nothing for one that isn't followed (any more).
@@ -124,6 +125,25 @@ class Watcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, running: Running, guest: Guest) -> "_Follow":
+        self._lose_namesakes(running)
+        follow = _Follow(
+            running,
+            guest,
+            agent_lost_s=self._agent_lost_s,
+            kill_grace_s=self._kill_grace_s,
+            neighbours=lambda: self._crowd[running.vmid] - 1,
+        )
+        self._crowd[running.vmid] += 1
+        self._follows[running.command_id] = follow
+        follow.begin()
+        return follow
+
+    def _see_to(self, follow: "_Follow", recorded: "asyncio.Future[None] | None") -> None:
+        task = asyncio.create_task(self._see_to_end(follow, recorded))
+        self._tasks[follow.running.command_id] = task
+        task.add_done_callback(lambda done: self._forget(follow.running, done))
 
     def _lose_namesakes(self, running: Running) -> None:
         """End what had the same pid in the same VM: the agent has given the pid anew, so that process is gone."""
@@ -156,7 +176,8 @@ class Watcher:
 
     def _forget(self, running: Running, task: asyncio.Task[None]) -> None:
         self._tasks.pop(running.command_id, None)
-        self._follows.pop(running.command_id, None)
+        if (follow := self._follows.pop(running.command_id, None)) is not None:
+            follow.close()
         self._crowd[running.vmid] -= 1
         if not task.cancelled() and task.exception() is not None:
             extra = {"command_id": running.command_id, "vmid": running.vmid}
@@ -192,28 +213,39 @@ class _Follow:
         self._nudge = asyncio.Event()
         self._moment_s = crc32(running.command_id.encode()) / 2**32 * _LONGEST_PAUSE_S
 
+    def begin(self) -> "asyncio.Task[CommandEnd]":
+        """Begin to search."""
+        self._search = asyncio.create_task(self._poll())
+        return self._search
+
     async def find_end(self) -> CommandEnd:
         """Find out how the command ends. A result once found is not dropped, whatever else happens.
 
         Raises:
             CancelledError: The worker stops; the command goes on.
         """
-        self._search = asyncio.create_task(self._poll())
+        search = self._search or self.begin()
         if self._loss:
-            self._search.cancel(self._loss)
+            search.cancel(self._loss)
         try:
-            return await self._search
+            return await search
         except _LostError as exc:
             return _lost(str(exc))
         except asyncio.CancelledError:
-            self._search.cancel()
-            if self._loss and self._search.cancelled():
+            search.cancel()
+            if self._loss and search.cancelled():
                 return _lost(self._loss)
             raise
         finally:
-            self._search = None  # with it goes what it found, or an exception that would hold it: megabytes, perhaps
+            self._search = None
+            del search  # with it goes what it found, or an exception that would hold it: megabytes, perhaps
             if self._killer is not None:
                 self._killer.cancel()
+
+    def close(self) -> None:
+        """End a search that nobody waits for: the worker stopped before somebody could."""
+        if self._search is not None:
+            self._search.cancel()
 
     def lose(self, reason: str) -> None:
         """Break the search off: there is nothing left to find."""
