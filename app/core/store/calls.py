@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any, Generic, NoReturn, TypeVar
 
+import hiredis
 import orjson
 import redis
 import redis.asyncio
@@ -64,14 +65,14 @@ class Store:
             return self._ask(args)
 
     def _ask(self, args: Args) -> Any:
-        """Do what the client does, but for what isn't wanted here: to try again, to convert replies, to count.
+        """Do what the client does, but for what isn't wanted here: to try again, to look at each argument, to count.
 
         The connections are the client's, which closes them. Some are kept here as long as nothing goes wrong; not more,
         or after many calls at once none would be left for whoever uses the client beside this.
         """
         connection = self._take()
         try:
-            connection.send_command(*args)  # type: ignore[no-untyped-call]
+            connection.send_packed_command([hiredis.pack_command(args)])  # type: ignore[no-untyped-call, arg-type]
             reply = connection.read_response()
         except BaseException:
             self._client.connection_pool.release(connection)
