@@ -35,6 +35,7 @@ from app.core.store import (
     Call,
     Sight,
     Store,
+    all_of,
     commands,
     idempotency,
     jobs,
@@ -564,6 +565,15 @@ class TestRunning:
         view, key = store.run_both(vms.read(10000), keys.find("k1"))
         assert view is not None
         assert (view.vm, key) == (VM, KEY)
+
+    def test_several_calls_are_run_at_once_and_one_that_finds_nothing_hides_none(
+        self, store: Store, client: redis.Redis
+    ):
+        number = Call(("INCR", "number"), int)
+        nothing = Call(("GET", "nothing"), lambda reply: reply)
+        before = commands_served(client)["script"]
+        assert store.run(all_of((number, nothing, vms.read(1), number))) == [1, None, None, 2]
+        assert commands_served(client)["script"] == before + 1
 
     def test_one_connection_does_for_calls_that_come_one_after_the_other(self, store: Store, client: redis.Redis):
         store.run(ping())
