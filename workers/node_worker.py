@@ -20,7 +20,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker, WorkerStatus
 
-from app.core.store import is_away
+from app.core.store import Lines, is_away
 from workers.rq_books import Books, Taken
 
 _log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class NodeWorker(BaseWorker):
             prepare_for_work=False,  # it would ask Redis, which may be away: ``_register`` does it
         )
         self._jobs = jobs
-        self._source = source
+        self._source = Lines(source)
         self._books = Books(self, self._queue)
         self._under_way: set[asyncio.Task[None]] = set()
 
@@ -137,10 +137,10 @@ class NodeWorker(BaseWorker):
         Source: Redis docs, BLMOVE: it blocks its client, so what was sent behind it is carried out after it.
         """
         waiting, held = self._queue.key, self._queue.intermediate_queue_key
-        async with self._source.pipeline(transaction=False) as pipe:
-            pipe.blmove(waiting, held, DEQUEUE_TIMEOUT_S, "LEFT", "RIGHT")
-            pipe.eval(_TAKE_MORE, 0, waiting, held, Job.redis_job_namespace_prefix, _AT_ONCE)
-            first, rows = await pipe.execute()
+        first, rows = await self._source.ask([
+            ("BLMOVE", waiting, held, "LEFT", "RIGHT", DEQUEUE_TIMEOUT_S),
+            ("EVAL", _TAKE_MORE, 0, waiting, held, Job.redis_job_namespace_prefix, _AT_ONCE),
+        ])
         news = rows if rows and rows[0][0] == first else rows[1:]  # where none came in time an old one is read again
         return [self._note(job_id.decode(), fields) for job_id, fields in news if fields]
 

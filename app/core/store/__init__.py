@@ -74,6 +74,7 @@ from app.core.store.calls import (
     tell_absence,
     time,
 )
+from app.core.store.lines import Lines
 from app.core.store.sight import EVERYTHING, Sight
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "WAKE_CHANNEL",
     "AsyncStore",
     "Call",
+    "Lines",
     "PatientStore",
     "Sight",
     "Store",

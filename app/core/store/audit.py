@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from app.core.store.calls import Args, Call, pairs, script
+from app.core.store.calls import Call, pairs, script
 
 NO_HASH = "0" * 64
 """What stands for the hash of the entry before the first one."""
@@ -130,7 +130,7 @@ def append(
     Returns:
         A call that tells ``None`` where they were appended, and otherwise where the trail ends now.
     """
-    ends: Args = (expected.seq, expected.hash, expected.first, head.seq, head.hash, head.first, head.seal)
+    ends = (expected.seq, expected.hash, expected.first, head.seq, head.hash, head.first, head.seal)
     flat = [part for link in links for part in (link.text, link.hash)]
     counted = (max_entries, int(only_if_open), len(links))
     return script(_APPEND, NO_HASH, *ends, *counted, *flat, *closes, load=_load_head)

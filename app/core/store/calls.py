@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any, Generic, NoReturn, TypeVar
 
-import hiredis
 import orjson
 import redis
 import redis.asyncio
@@ -18,11 +17,10 @@ import redis.exceptions
 
 from app.core.codec import decode
 from app.core.errors import StoreRefusedError, StoreUnavailableError
+from app.core.store.lines import Args, Lines, pack
 
 T = TypeVar("T")
 U = TypeVar("U")
-
-Args = tuple[str | bytes | int | float, ...]
 
 WAKE_CHANNEL = "ownup:wake"
 
@@ -72,7 +70,7 @@ class Store:
         """
         connection = self._take()
         try:
-            connection.send_packed_command([hiredis.pack_command(args)])  # type: ignore[no-untyped-call, arg-type]
+            connection.send_packed_command([pack(args)])  # type: ignore[no-untyped-call]
             reply = connection.read_response()
         except BaseException:
             self._client.connection_pool.release(connection)
@@ -110,7 +108,7 @@ class AsyncStore:
     """Runs calls on an asyncio Redis client. Those that are made while others are under way travel together."""
 
     def __init__(self, client: "redis.asyncio.Redis") -> None:
-        self._client = client
+        self._lines = Lines(client)
         self._waiting: list[_Passenger] = []
         self._under_way: set[asyncio.Task[None]] = set()
 
@@ -171,10 +169,7 @@ class AsyncStore:
     async def _ask(self, commands: Sequence[Args]) -> list[Any]:
         """Send commands together; what has no reply, because Redis is away, gets the error."""
         try:
-            async with self._client.pipeline(transaction=False) as pipe:
-                for args in commands:
-                    pipe.execute_command(*args)
-                return await pipe.execute(raise_on_error=False)
+            return await self._lines.ask(commands)
         except Exception as exc:  # noqa: BLE001 - each caller gets it
             return [exc for _ in commands]
 
