@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from app.access import Principal
 from app.allowed_commands import insist_on_allowed
@@ -28,12 +28,12 @@ from app.core.errors import (
 )
 from app.core.queues import KILL_COMMAND, START_COMMAND
 from app.core.records import Command, CommandEnd, CommandRequest, CommandState, VmStatus
-from app.core.store import Call, Store, commands, idempotency
+from app.core.store import Call, Store, commands, idempotency, vms
 from app.core.store.commands import Bounds
 from app.core.store.idempotency import Reservation
 from app.dispatch import Dispatch, insist_on_node
 from app.guard import Guard
-from app.inventory import VmView
+from app.inventory import Inventory, VmView
 from app.order import Order
 from app.results import Reach, Result, Results
 from app.settings import WebSettings
@@ -53,6 +53,32 @@ _STORE_LOST = "The data store went away while the command was being delivered; i
 _GONE = "The record of the command is not in the data store any more; it may have run"
 _OUT_OF_SIGHT = "The command was started; its VM or its record is not there any more, it may have run to its end"
 
+Follow = Callable[[VmView, Command, Waiter], T]
+"""Waits for what becomes of a command, and tells it."""
+
+
+class _ChangedError(Exception):
+    """The VM has to be read: it isn't what was remembered, or more than a memory of it is needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivery(Generic[T]):
+    """What one command is delivered for.
+
+    Attributes:
+        view: The VM.
+        order: What is wanted.
+        is_read: Whether the VM was read just now; otherwise it is looked at once more with the delivery.
+        on_repeat: Called when another request has started the command.
+        follow: What comes after the delivery.
+    """
+
+    view: VmView
+    order: Order
+    is_read: bool = field(kw_only=True)
+    on_repeat: Callable[[], None]
+    follow: Follow[T]
+
 
 @dataclass(frozen=True)
 class Commands:
@@ -65,6 +91,7 @@ class Commands:
         wakeups: Tells when a record has changed.
         settings: Deadlines and times to live.
         results: Tells what became of commands.
+        inventory: Knows VMs.
         clock: The time.
     """
 
@@ -74,6 +101,7 @@ class Commands:
     wakeups: Wakeups
     settings: WebSettings
     results: Results
+    inventory: Inventory
     clock: Callable[[], datetime] = field(default=now)
 
     def start(
@@ -113,6 +141,10 @@ class Commands:
             StartUnknownError: It was handed over and its fate isn't known; it may have run.
             StoreUnavailableError: Redis can't be used; it was not run.
         """
+
+        def follow(_view: VmView, command: Command, woken: Waiter) -> Command:
+            return self._await_pid(command, order, woken)
+
         return self._start(
             principal,
             view,
@@ -120,7 +152,7 @@ class Commands:
             request_id=request_id,
             idempotency_key=idempotency_key,
             on_repeat=on_repeat,
-            follow=self._await_pid,
+            follow=follow,
         )
 
     def run(
@@ -149,7 +181,7 @@ class Commands:
             )
             return view.reach, Result(started, b"", b"")
 
-        def follow(command: Command, order: Order, woken: Waiter) -> tuple[Reach, Result]:
+        def follow(view: VmView, command: Command, woken: Waiter) -> tuple[Reach, Result]:
             return self._await_outcome(principal, view, command, order, woken)
 
         try:
@@ -228,7 +260,12 @@ class Commands:
             wait_s -= time.monotonic() - news.heard_s
         else:
             woken.set()  # it may have ended already
-        return self.results.await_end(principal, started, woken, wait_s) or (view.reach, Result(started, b"", b""))
+        found = self.results.await_end(principal, started, woken, wait_s)
+        if found is not None:
+            return found
+        if started.state.ended:  # never told without its output
+            return view.reach, self.results.find(principal, started.vmid, started.id)
+        return view.reach, Result(started, b"", b"")
 
     def _start(
         self,
@@ -239,19 +276,38 @@ class Commands:
         request_id: str,
         idempotency_key: str | None,
         on_repeat: Callable[[], None],
-        follow: Callable[[Command, Order, Waiter], T],
+        follow: Follow[T],
     ) -> T:
+        """Start a command in a VM as it is remembered; where it has changed, in the VM as it is."""
         self._check(principal, order.request)
-        command = self._new_command(principal, view, order, request_id)
+
+        def attempt(view: VmView, *, is_read: bool) -> T:
+            command = self._new_command(principal, view, order, request_id)
+            delivery = _Delivery(view, order, is_read=is_read, on_repeat=on_repeat, follow=follow)
+            return self._deliver_once(delivery, command, idempotency_key)
+
+        try:
+            return attempt(view, is_read=False)
+        except _ChangedError:
+            return attempt(self.inventory.reread_vm(principal, view.vm.vmid), is_read=True)
+
+    def _deliver_once(self, delivery: _Delivery[T], command: Command, idempotency_key: str | None) -> T:
+        """Deliver a command, unless its idempotency key stands for one that is there already.
+
+        Raises:
+            _ChangedError: The VM has to be read.
+        """
         if idempotency_key is None:
-            return self._deliver(view, command, order, together_with=(), on_repeat=on_repeat, follow=follow)
+            return self._deliver(delivery, command, together_with=())
         key = _digest(idempotency_key)
-        reservation = self._reserve(command, order, key)
+        reservation = self._reserve(command, delivery.order, key)
         command = replace(command, id=reservation.command_id)
-        if reservation.recorded:
-            return self._repeat(command, order, on_repeat, follow)
-        mark = idempotency.mark_recorded(command.account, command.vmid, key)
-        return self._deliver(view, command, order, together_with=(mark,), on_repeat=on_repeat, follow=follow)
+        if not reservation.recorded:
+            mark = idempotency.mark_recorded(command.account, command.vmid, key)
+            return self._deliver(delivery, command, together_with=(mark,))
+        if not delivery.is_read:
+            raise _ChangedError
+        return self._repeat(delivery, command)
 
     def _check(self, principal: Principal, request: CommandRequest) -> None:
         if principal.commands:
@@ -297,55 +353,47 @@ class Commands:
             raise IdempotencyConflictError
         return reservation
 
-    def _deliver(
-        self,
-        view: VmView,
-        command: Command,
-        order: Order,
-        *,
-        together_with: tuple[Call[bool], ...],
-        on_repeat: Callable[[], None],
-        follow: Callable[[Command, Order, Waiter], T],
-    ) -> T:
+    def _deliver(self, delivery: _Delivery[T], command: Command, *, together_with: tuple[Call[bool], ...]) -> T:
         """Hand a command over that nobody had recorded a moment ago.
 
         Raises:
             StoreRefusedError: Redis takes nothing; it was not run.
             StartUnknownError: Redis went away meanwhile, so whether it was recorded can't be known.
+            _ChangedError: The VM has to be read; nothing is done.
         """
+        view, order = delivery.view, delivery.order
         insist_on_node(view)
         _insist_on_running(view, order)
         within_s = self._deliver_within_s(order)
         bounds = Bounds(self.settings.exec_max_running_per_vm, self.settings.exec_max_running_per_key)
         create = commands.create(command, order.request, deliver_within_s=within_s, bounds=bounds)
+        only_if = (create,) if delivery.is_read else (vms.is_still(view), create)
         with self.wakeups.expect(command.id, not_for=self._not_for(order)) as woken:
             try:
-                created, *_ = self.dispatch.put(
+                told = self.dispatch.put(
                     command.node,
                     START_COMMAND,
                     (command.id, command.vmid),
                     timeout_s=math.ceil(within_s) + RQ_MARGIN_S,
-                    together_with=(create, *together_with),
+                    only_if=only_if,
+                    together_with=together_with,
                 )
             except StoreRefusedError:
                 raise
             except StoreUnavailableError as exc:
                 raise StartUnknownError(_STORE_LOST) from exc
+            if len(told) < len(only_if):
+                raise _ChangedError
+            created = told[-1]
             if not created:  # an equal request was quicker
-                return self._repeat(command, order, on_repeat, follow)
-            return follow(command, order, woken)
+                return self._repeat(delivery, command)
+            return delivery.follow(view, command, woken)
 
-    def _repeat(
-        self,
-        command: Command,
-        order: Order,
-        on_repeat: Callable[[], None],
-        follow: Callable[[Command, Order, Waiter], T],
-    ) -> T:
-        on_repeat()
-        with self.wakeups.expect(command.id, not_for=self._not_for(order)) as woken:
+    def _repeat(self, delivery: _Delivery[T], command: Command) -> T:
+        delivery.on_repeat()
+        with self.wakeups.expect(command.id, not_for=self._not_for(delivery.order)) as woken:
             woken.set()  # what was told of it before has woken nobody here
-            return follow(command, order, woken)
+            return delivery.follow(delivery.view, command, woken)
 
     def _await_pid(self, command: Command, order: Order, woken: Waiter) -> Command:
         """Wait until a command has its pid, which mostly comes with the news.

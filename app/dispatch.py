@@ -57,6 +57,7 @@ class Dispatch:
         args: tuple[str | int, ...],
         *,
         timeout_s: int,
+        only_if: Sequence[Call[bool]] = (),
         together_with: Sequence[Call[bool]] = (),
     ) -> list[bool]:
         """Put an RQ job on a node's queue, in one script and one round trip with store calls.
@@ -66,18 +67,19 @@ class Dispatch:
             job_name: One of ``app.core.queues``.
             args: Ids, never payloads.
             timeout_s: When RQ may consider the job stuck; the worker's own deadlines are shorter.
-            together_with: What is written with it, or not at all.
+            only_if: What is looked at or written first. With the first that says no it ends: there is nothing to do.
+            together_with: What else is written with it, or not at all.
 
         Returns:
-            What the store calls told.
+            What each of ``only_if`` said, up to the first no.
 
         Raises:
             StoreRefusedError: Redis takes nothing; nothing is written.
             StoreUnavailableError: Redis is away; whether it took all that isn't known.
         """
         enqueue = self._enqueue(node, job_name, args, timeout_s)
-        told = self.store.run(all_of((*together_with, *self.intent(), enqueue)))
-        return told[: len(together_with)]
+        told = self.store.run(all_of((*together_with, *self.intent(), enqueue), only_if=only_if))
+        return told[: len(only_if)]
 
     def _enqueue(self, node: str, job_name: str, args: tuple[str | int, ...], timeout_s: int) -> Call[bool]:
         """Make the call that puts an RQ job on its queue.

@@ -74,7 +74,7 @@ def create_app(
     dispatch = Dispatch(store, client, audit_trail.intent)
     seats = threading.BoundedSemaphore(settings.threads // 2)
     all_wakeups = wakeups or Wakeups(client)
-    results = Results(store, all_wakeups, seats)
+    results, inventory = Results(store, all_wakeups, seats), Inventory(store)
     commands = Commands(
         store=store,
         dispatch=dispatch,
@@ -82,11 +82,12 @@ def create_app(
         wakeups=all_wakeups,
         settings=settings,
         results=results,
+        inventory=inventory,
         clock=clock,
     )
     tally = Tally(client)
     tries, throttle = Tries(tally, settings.rate_limit_failed_auth), _throttle(tally, settings)
-    access, inventory = Access(store, tries, clock), Inventory(store)
+    access = Access(store, tries, clock)
     all_jobs = Jobs(store, dispatch, settings, clock)
     services = Services(
         settings=settings,

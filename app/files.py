@@ -230,7 +230,7 @@ class Files:
                 MOVE_FILE,
                 (command.id, command.vmid),
                 timeout_s=math.ceil(within_s) + RQ_MARGIN_S,
-                together_with=(create,),
+                only_if=(create,),
             )
             on_record(command.id)
             if wait(woken, within_s + BEGIN_GRACE_S, lambda: self._find_begun(command)) is None:

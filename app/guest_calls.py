@@ -157,7 +157,7 @@ class GuestCalls:
                 ASK_AGENT,
                 (call.id, call.vmid),
                 timeout_s=math.ceil(patience.deliver_s) + RQ_MARGIN_S,
-                together_with=(create,),
+                only_if=(create,),
             )
         except StoreRefusedError:
             raise

@@ -7,8 +7,11 @@ from app.core.errors import NotFoundError
 from app.core.records import VmStatus
 from app.core.store import Store, vms
 from app.core.store.vms import VmView
+from app.recent import Recent
 
 __all__ = ["Inventory", "VmView", "known"]
+
+_REMEMBERED = 1000
 
 
 class Inventory:
@@ -16,6 +19,7 @@ class Inventory:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._seen: Recent[VmView] = Recent(_REMEMBERED)
 
     def get_vm(self, principal: Principal, vmid: int) -> VmView:
         """Read one VM.
@@ -24,6 +28,27 @@ class Inventory:
             NotFoundError: There is no such VM, or the principal doesn't see it: the two look the same.
         """
         return known(self._store.run(vms.read(vmid, principal.sight)))
+
+    def recall_vm(self, principal: Principal, vmid: int) -> VmView:
+        """Tell how a VM was when it was last read to be acted on, if it was running then; otherwise read it.
+
+        For who has it checked (``vms.is_still``) at the very moment of acting: that saves a round trip.
+
+        Raises:
+            NotFoundError: As ``get_vm`` raises it; nothing is remembered of a VM that the principal doesn't see.
+        """
+        name = f"{vmid} {principal.sight.text}"
+        return self._seen.find(name) or self._remember(name, self.get_vm(principal, vmid))
+
+    def reread_vm(self, principal: Principal, vmid: int) -> VmView:
+        """Read a VM that isn't any more what was remembered of it.
+
+        Raises:
+            NotFoundError: As ``get_vm`` raises it.
+        """
+        name = f"{vmid} {principal.sight.text}"
+        self._seen.drop(name)
+        return self._remember(name, self.get_vm(principal, vmid))
 
     def list_vms(self, principal: Principal) -> tuple[VmView, ...]:
         """Read all VMs that the principal sees, by vmid."""
@@ -39,6 +64,9 @@ class Inventory:
         """
         found = self._store.run(vms.list_page(principal.sight, after=after, limit=limit + 1))
         return tuple(_as_known(view) for view in found[:limit]), len(found) > limit
+
+    def _remember(self, name: str, view: VmView) -> VmView:
+        return self._seen.put(name, view) if view.vm.running else view
 
 
 def known(view: VmView | None) -> VmView:

@@ -110,5 +110,5 @@ class Jobs:
 
     def _queue(self, job: Job) -> bool:
         call = jobs.create(job, start_within_s=self.settings.job_start_timeout_s)
-        (created,) = self.dispatch.put(job.node, RUN_JOB, (job.id,), timeout_s=RQ_TIMEOUT_S, together_with=[call])
+        (created,) = self.dispatch.put(job.node, RUN_JOB, (job.id,), timeout_s=RQ_TIMEOUT_S, only_if=[call])
         return created

@@ -42,6 +42,14 @@ class PublicIds:
         """
         return self._inventory.get_vm(principal, self.get_vmid(principal, public_id))
 
+    def recall_vm(self, principal: Principal, public_id: str) -> VmView:
+        """Tell how a VM was, for who has that checked: as ``Inventory.recall_vm`` does.
+
+        Raises:
+            NotFoundError: As ``get_vm`` raises it.
+        """
+        return self._inventory.recall_vm(principal, self.get_vmid(principal, public_id))
+
     def get_vmid(self, principal: Principal, public_id: str) -> int:
         """Tell which vmid an id stands for; whose VM it is finds out whoever reads it.
 

@@ -82,10 +82,10 @@ Reply = Callable[[Store, guest_calls.Claim], None]
 class Web:
     """The web application on a real Redis, with one account that may do everything."""
 
-    def __init__(self, redis_url: str, **environ: str) -> None:
+    def __init__(self, redis_url: str, *, wakeups: Wakeups | None = None, **environ: str) -> None:
         self.settings = load(WebSettings, HIGH_LIMITS | {"REDIS_URL": redis_url, "REDIS_TIMEOUT_S": "0.5"} | environ)
         self.client = connect(self.settings)
-        self.wakeups = Wakeups(self.client)
+        self.wakeups = wakeups or Wakeups(self.client)
         self.app = create_app(self.settings, redis_client=self.client, wakeups=self.wakeups)
         self.store = Store(self.client)
         self.http = self.app.test_client()

@@ -34,7 +34,7 @@ which body an error gets is decided by each face, not here.
     ├── UnavailableError              a part of OwnUp is away
     │   ├── NodeUnavailableError      no worker listens on the VM's node
     │   └── StoreUnavailableError     Redis doesn't answer
-    │       └── StoreRefusedError     … or it answers, and takes nothing: it is full, or a replica
+    │       └── StoreRefusedError     … and nothing was done: it takes no connection, is full or a replica
     ├── IllegalMoveError              a record was to move where it can't
     ├── DefinitionError               a VM definition file is wrong
     ├── SocketTakenError              another process of this host owns a VM's socket
@@ -417,10 +417,10 @@ class StoreUnavailableError(UnavailableError):
 
 
 class StoreRefusedError(StoreUnavailableError):
-    """Redis answers, and takes nothing for now: what was to be written isn't, so that it can be tried again."""
+    """Redis takes nothing for now, or no connection: what was to be done isn't, so that it can be tried again."""
 
-    def __init__(self) -> None:
-        super().__init__("The data store takes nothing new at the moment")
+    def __init__(self, message: str = "The data store takes nothing new at the moment") -> None:
+        super().__init__(message)
 
 
 class IllegalMoveError(OwnUpError):

@@ -15,10 +15,10 @@ from redis.retry import Retry
 
 from app.access import Principal, Scope
 from app.core import clock
-from app.core.errors import StartUnknownError, StoreUnavailableError
+from app.core.errors import StartUnknownError, StoreRefusedError, StoreUnavailableError
 from app.core.queues import START_COMMAND
 from app.core.records import Command, CommandEnd, CommandRequest, CommandState, PowerAction
-from app.core.store import WAKE_CHANNEL, Call, Store, commands
+from app.core.store import WAKE_CHANNEL, Call, Store, commands, ping
 from app.core.store.commands import Claim
 from app.dispatch import Dispatch
 from app.order import Order
@@ -174,22 +174,39 @@ class TestStart:
 
 
 class TestHandOver:
-    """Redis goes away after the VM was read and before the transaction is answered."""
+    """Redis goes away after the VM was read."""
 
     @pytest.fixture
     def absent(self) -> Iterator[Dispatch]:
         with redis.Redis(unix_socket_path="/nowhere/redis.sock", retry=Retry(NoBackoff(), 0)) as client:
             yield Dispatch(Store(client), client)
 
-    def test_command_may_have_run(self, web: Web, absent: Dispatch):
+    @pytest.fixture
+    def silent(self, own_redis: RedisServer) -> Iterator[Dispatch]:
+        """Takes what is sent and answers too late."""
+        limits = {"socket_timeout": 0.2, "retry": Retry(NoBackoff(), 0)}
+        with own_redis.client() as pausing, redis.Redis.from_url(own_redis.url, **limits) as client:
+            store = Store(client)
+            store.run(ping())
+            pausing.client_pause(2000)
+            yield Dispatch(store, client)
+            pausing.client_unpause()
+
+    def start(self, web: Web, dispatch: Dispatch) -> None:
         known = web.services()
         view = known.inventory.get_vm(ASKER, 10000)
         order = Order(request=CommandRequest(line="true"))
+        commands = replace(known.commands, dispatch=dispatch)
+        commands.start(ASKER, view, order, "r1", idempotency_key=None, on_repeat=pytest.fail)
+
+    def test_command_may_have_run_where_no_answer_came(self, web: Web, silent: Dispatch):
         with pytest.raises(StartUnknownError) as caught:
-            replace(known.commands, dispatch=absent).start(
-                ASKER, view, order, "r1", idempotency_key=None, on_repeat=pytest.fail
-            )
+            self.start(web, silent)
         assert "may have run" in caught.value.reason
+
+    def test_command_has_not_run_where_nothing_could_be_sent(self, web: Web, absent: Dispatch):
+        with pytest.raises(StoreRefusedError, match="not reachable"):
+            self.start(web, absent)
 
     def test_power_job_is_unavailable(self, web: Web, absent: Dispatch):
         known = web.services()

@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 
 from app.access import Principal
 from app.core import clock
-from app.core.errors import StartUnknownError
+from app.core.errors import StoreUnavailableError
 from app.core.records import Command, CommandEnd, CommandRequest, CommandState
 from app.core.store import Store, commands, idempotency
 from app.core.store.commands import Claim
@@ -200,7 +200,7 @@ class TestBrokenOff:
         with redis.Redis(unix_socket_path="/nowhere/redis.sock", retry=Retry(NoBackoff(), 0)) as absent:
             dying = replace(known.commands, dispatch=Dispatch(Store(absent), absent))
             view = known.inventory.get_vm(asker, 10000)
-            with pytest.raises(StartUnknownError):
+            with pytest.raises(StoreUnavailableError):
                 dying.start(asker, view, order, "r1", idempotency_key="k1", on_repeat=pytest.fail)
         assert commands_in(web) == 0
         count = Counting()

@@ -10,6 +10,7 @@ import pytest
 
 from app.access import Scope
 from app.core import ids
+from app.core.queues import queue_name
 from app.core.records import Command, CommandEnd, CommandRequest, CommandStart, CommandState
 from app.core.store import Sight, commands, vms
 from tests.web import ACCOUNT, EXEC, NODE, RUNNING_VM, PlayedWorker, Web, ends_with, never_answers, tells_pid
@@ -83,6 +84,7 @@ class TestCaps:
         assert [self.start(capped, redis_url, pid) for pid in (1, 2, 3)] == [200, 200, 429]
         refused = capped.post(EXEC, json={"command": "true"})
         assert "2 commands under way" in refused.json["message"]
+        assert capped.client.llen(f"rq:queue:{queue_name(NODE)}") == 0, "no worker is bothered with it"
         assert capped.store.run(commands.read_result(10000, 3)).result is None, "it was not run"
         assert self.start(capped, redis_url, 4, vmid=10001) == 200, "another VM has its own"
 

@@ -21,7 +21,7 @@ from app.core import clock
 from app.core.records import CommandEnd, CommandState
 from app.core.store import WAKE_CHANNEL, Call, Store, commands, vms
 from app.core.store.commands import Claim
-from app.wakeups import Wakeups
+from app.wakeups import Waiter, Wakeups
 from tests.conftest import RedisServer
 from tests.redis_counts import commands_served
 from tests.web import (
@@ -167,6 +167,23 @@ class TestPost:
             for _ in range(5):
                 data = web.post(EXEC, json={"command": "true", "wait": 1e-9}).json["data"]
                 assert data in (EXITED | {"command": "true"}, RUNNING | {"command": "true"})
+
+    def test_end_that_was_read_and_not_told_has_its_output_however_short_the_wait(self, web: Web, redis_url: str):
+        """As after a new subscription: everybody looks, and there is no news."""
+
+        class Late(Wakeups):
+            @contextmanager
+            def expect(self, record_id: str, *, not_for: str = "") -> Iterator[Waiter]:
+                del record_id
+                waiter = Waiter(not_for)
+                threading.Timer(0.3, waiter.set).start()
+                yield waiter
+
+        late = Web(redis_url, wakeups=Late(web.client))
+        late.key = web.key
+        with PlayedWorker(redis_url, ends_at_once):
+            assert late.post(EXEC, json={"command": "true", "wait": 1e-9}).json["data"] == EXITED | {"command": "true"}
+        late.close()
 
     @pytest.mark.parametrize("state", [CommandState.TIMED_OUT, CommandState.CANCELLED, CommandState.LOST])
     def test_every_other_end_is_an_end_too(self, web: Web, redis_url: str, state: CommandState):

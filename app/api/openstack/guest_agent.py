@@ -69,7 +69,7 @@ def run_command(
     started is refused with 409 or, where the guest finds that out by itself, ends with the exit code 127.
     """
     note_command(order.request)
-    view = services().server_ids.get_vm(principal, server_id)
+    view = services().server_ids.recall_vm(principal, server_id)
     started = services().commands.start(
         principal, view, order, request_id(), idempotency_key=idempotency_key, on_repeat=tell_replay
     )

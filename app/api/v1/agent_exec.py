@@ -82,7 +82,7 @@ def start_command(
 ) -> dict[str, Any]:
     """Run a command in a VM, and wait for its end where the body says so."""
     note_command(order.request)
-    view = services().inventory.get_vm(principal, vmid)
+    view = services().inventory.recall_vm(principal, vmid)
     reach, result = services().commands.run(
         principal, view, order, request_id(), idempotency_key=idempotency_key, on_repeat=tell_replay
     )

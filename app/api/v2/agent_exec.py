@@ -64,7 +64,7 @@ def start_command(
 ) -> dict[str, Any]:
     """Run a command in a VPS, and wait for its end where the body says so."""
     note_command(order.request)
-    view = services().vps_ids.get_vm(principal, vps_id)
+    view = services().vps_ids.recall_vm(principal, vps_id)
     reach, result = services().commands.run(
         principal, view, order, request_id(), idempotency_key=idempotency_key, on_repeat=tell_replay
     )

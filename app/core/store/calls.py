@@ -49,7 +49,8 @@ class Store:
         """Run one call.
 
         Raises:
-            StoreUnavailableError: Redis is away, or still loading.
+            StoreRefusedError: Redis takes nothing for now, or no connection; the call was not carried out.
+            StoreUnavailableError: Redis is away, or still loading; whether it was carried out isn't known.
         """
         try:
             return call.load(self._ask_briefly(call.args))
@@ -82,18 +83,20 @@ class Store:
         return reply
 
     def _take(self) -> redis.Connection:
-        """Take an idle connection; one on which anything has come meanwhile, such as its end, is made anew."""
-        try:
+        """Take an idle connection; one on which anything has come meanwhile, such as its end, is made anew.
+
+        Raises:
+            StoreRefusedError: There is none to be had.
+        """
+        while self._idle:
             connection = self._idle.pop()
-        except IndexError:
-            return self._client.connection_pool.get_connection()
+            if not _is_stale(connection):
+                return connection
+            self._client.connection_pool.release(connection)
         try:
-            is_stale = connection.can_read()
-        except redis.ConnectionError:
-            is_stale = True
-        if is_stale:
-            connection.disconnect()  # type: ignore[no-untyped-call]
-        return connection
+            return self._client.connection_pool.get_connection()
+        except _GONE as exc:
+            raise StoreRefusedError("The data store is not reachable at the moment") from exc
 
     def run_both(self, first: Call[T], second: Call[U]) -> tuple[T, U]:
         """Run two calls in one round trip.
@@ -190,6 +193,17 @@ class PatientStore:
             return call.load(await self._client.execute_command(*call.args))  # type: ignore[no-untyped-call]
         except redis.RedisError as exc:
             tell_absence(exc)
+
+
+def _is_stale(connection: redis.Connection) -> bool:
+    """Tell whether a connection can't be used as it is, and close it then."""
+    try:
+        if not connection.can_read():
+            return False
+    except redis.ConnectionError:
+        pass
+    connection.disconnect()  # type: ignore[no-untyped-call]
+    return True
 
 
 _Passenger = tuple[Call[Any], "asyncio.Future[Any]"]
@@ -290,30 +304,38 @@ def both(first: Call[T], second: Call[U]) -> Call[tuple[T, U]]:
     return Call(call.args, lambda replies: tuple(call.load(replies)))
 
 
-def all_of(calls: Sequence[Call[Any]]) -> Call[list[Any]]:
+def all_of(calls: Sequence[Call[Any]], *, only_if: Sequence[Call[bool]] = ()) -> Call[list[Any]]:
     """Make one call of several, carried out one after the other with nothing in between.
 
     Where Redis takes nothing for now, the first that would write ends all of it.
+
+    Args:
+        calls: The calls.
+        only_if: Scripts carried out before them. The first that doesn't return 1 ends all of it.
+
+    Returns:
+        A call that tells what each of ``only_if`` and then of ``calls`` told, as far as it came.
     """
-    parts = [_as_script(call) for call in calls]
-    text = _together(tuple(part for part, _ in parts), tuple(len(args) for _, args in parts))
+    everything = (*only_if, *calls)
+    parts = [_as_script(call) for call in everything]
+    text = _together(tuple(part for part, _ in parts), tuple(len(args) for _, args in parts), len(only_if))
 
     def load(replies: Any) -> list[Any]:
-        return [call.load(reply) for call, reply in zip(calls, replies, strict=True)]
+        return [call.load(reply) for call, reply in zip(everything, replies, strict=False)]
 
     return script(text, *(arg for _, args in parts for arg in args), load=load)
 
 
 @functools.cache
-def _together(parts: tuple[str, ...], counts: tuple[int, ...]) -> str:
-    """Write a script of several, each of which has so many arguments."""
-    ends = tuple(accumulate(counts))
-    functions = "\n".join(f"local function part{i}(ARGV) {part} end" for i, part in enumerate(parts))
-    results = (
-        f"part{i}({{unpack(ARGV, {end - count + 1}, {end})}}) or false"
-        for i, (count, end) in enumerate(zip(counts, ends, strict=True))
-    )
-    return f"{functions}\nreturn {{{', '.join(results)}}}"
+def _together(parts: tuple[str, ...], counts: tuple[int, ...], conditions: int) -> str:
+    """Write a script of several, each of which has so many arguments, and the first so many of which are conditions."""
+    functions = "\n".join(f"local function part{i}(ARGV) {part} end" for i, part in enumerate(parts, 1))
+    steps = []
+    for i, (count, end) in enumerate(zip(counts, accumulate(counts), strict=True), 1):
+        steps.append(f"told[{i}] = part{i}({{unpack(ARGV, {end - count + 1}, {end})}}) or false")
+        if i <= conditions:
+            steps.append(f"if told[{i}] ~= 1 then return told end")
+    return "\n".join([functions, "local told = {}", *steps, "return told"])
 
 
 def _as_script(call: Call[Any]) -> tuple[str, Args]:

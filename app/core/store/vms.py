@@ -56,14 +56,22 @@ if not sees(present[1], ARGV[1]) then return false end
 return {{pack(vm), redis.call('EXISTS', 'ownup:node:' .. present[2]), redis.call('GET', vm .. ':pid')}}
 """
 
-REACH = """
-local function glance(vm) return redis.call('HMGET', vm, 'account', 'node', 'running', 'agent_available') end
+_GLANCE = ("account", "node", "running", "agent_available")
+REACH = f"""
+local function glance(vm) return redis.call('HMGET', vm, {", ".join(f"'{name}'" for name in _GLANCE)}) end
 local function reach(known)
   local is_alive = redis.call('EXISTS', 'ownup:node:' .. known[2]) == 1
-  return {is_alive and known[3], is_alive and known[4]}
+  return {{is_alive and known[3], is_alive and known[4]}}
 end
 """
 """Start of a script that tells a ``Reach``: binds ``glance(vm)``, its account first, and ``reach(glance)``."""
+
+_IS_STILL = f"""
+{REACH}
+local present = glance('ownup:vm:' .. ARGV[1])
+for i, known in ipairs(present) do if known ~= ARGV[i + 1] then return 0 end end
+return redis.call('EXISTS', 'ownup:node:' .. ARGV[3])
+"""
 
 _SEEN_VMIDS = f"""
 {sees(1)}
@@ -164,6 +172,15 @@ def remove(vmid: int, node: str, *, with_results: bool = True) -> Call[None]:
 def read(vmid: int, sight: Sight = EVERYTHING) -> Call[VmView | None]:
     """Read one VM with whether its node is alive; ``None``: there is none to be seen."""
     return script(_READ, vmid, sight.text, load=_load_view)
+
+
+def is_still(view: VmView) -> Call[bool]:
+    """Tell whether all that matters to who sends a command is as it was read: whose the VM is, and its ``Reach``.
+
+    A node that didn't beat counts as changed.
+    """
+    known = encode({name: getattr(view.vm, name) for name in _GLANCE})
+    return script(_IS_STILL, view.vm.vmid, *known.values(), load=bool)
 
 
 def list_seen(sight: Sight) -> Call[tuple[VmView, ...]]:
