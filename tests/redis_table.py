@@ -46,7 +46,7 @@ class Row:
 ROWS = (
     Row(f"ownup:cmd:{_ID}", Life.WHILE_OPEN),
     Row(f"ownup:cmd:{_ID}:request", Life.EXPIRES, ("stdin", "env", "line")),
-    Row(f"ownup:cmd:{_ID}:(out|err)(:new)?", Life.EXPIRES, ("output", "file")),
+    Row(f"ownup:cmd:{_ID}:(out|err|parts|parts:new)", Life.EXPIRES, ("output", "file")),
     Row(r"ownup:pid:\d+:\d+", Life.WHILE_OPEN),
     Row(r"ownup:vm:\d+", Life.KEPT),
     Row(r"ownup:vm:\d+:pid", Life.KEPT),

@@ -479,7 +479,7 @@ def test_every_key_in_redis_has_an_end_or_a_reason_to_stay(scene: Scene) -> None
 @pytest.mark.usefixtures("client")
 def test_redis_still_holds_output_and_nothing_else(scene: Scene, finder: Finder) -> None:
     with scene.store() as store:
-        kept = [part for key, part in parts_in(store) if key.endswith((":out", ":err"))]
+        kept = [part for key, part in parts_in(store) if key.endswith((":out", ":err", ":parts"))]
         assert any(finder.holds("output out v1", part) for part in kept), "it was really there"
         for key, part in parts_in(store):
             row = row_of(key)
@@ -491,7 +491,11 @@ def test_output_goes_with_its_vm(scene: Scene, client: Client, finder: Finder) -
     (scene.folder / "vms" / f"{VMID}.toml").unlink()
     until(20, "the VM is gone", lambda: client.ask("GET", f"{VM}/status", 200, 404).status_code == 404)
     with scene.store() as store:
-        until(10, "its output is gone", lambda: not [*store.scan_iter("ownup:cmd:*:out"), *store.scan_iter("*:err")])
+        until(
+            10,
+            "its output is gone",
+            lambda: not [*store.scan_iter("ownup:cmd:*:out"), *store.scan_iter("*:err"), *store.scan_iter("*:parts")],
+        )
         for key, part in parts_in(store):
             finder.search(f"Redis key {key} without the VM", part)
 

@@ -36,13 +36,18 @@ def _read(client: redis.Redis) -> Iterator[Record]:
         if match := _KEY.fullmatch(key.decode()):
             command = store.run(commands.find(match[1]))
             assert command is not None, match[1]
-            yield Record(command, _output(client, f"{match[0]}:out"), _output(client, f"{match[0]}:err"))
+            yield Record(command, _output(client, match[0], "out"), _output(client, match[0], "err"))
 
 
-def _output(client: redis.Redis, key: str) -> bytes:
-    stored = client.get(key)
-    if not isinstance(stored, bytes):
-        return b""
+def _output(client: redis.Redis, key: str, stream: str) -> bytes:
+    parts = client.hgetall(f"{key}:parts")
+    if parts:
+        return b"".join(_unpack(parts[f"{stream}{i}".encode()]) for i in range(int(parts[stream.encode()])))
+    stored = client.get(f"{key}:{stream}")
+    return _unpack(stored) if isinstance(stored, bytes) else b""
+
+
+def _unpack(stored: bytes) -> bytes:
     is_packed = stored.startswith(zstandard.FRAME_HEADER)
     return zstandard.ZstdDecompressor().decompress(stored) if is_packed else stored
 

@@ -13,7 +13,7 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.core.errors import IllegalMoveError, StoreUnavailableError
+from app.core.errors import IllegalMoveError, NotFoundError, StoreUnavailableError
 from app.core.records import (
     COMMAND_MOVES,
     ApiKey,
@@ -175,18 +175,56 @@ class TestCommands:
         start(store)
         out, err = secrets.token_bytes(200_000), secrets.token_bytes(100_000)
         end = ended(CommandState.EXITED, exit_code=0, stdout=out, stderr=err)
-        calls = commands.end_in_parts("c1", end, ttl_s=60)
-        assert len(calls) == 3
-        for call in calls[:2]:
+        *ahead, move = commands.end_in_parts("c1", end, ttl_s=60)
+        for call in ahead:
             store.run(call)
+        assert 0 < client.ttl("ownup:cmd:c1:parts:new") <= 60
         before = store.run(commands.read_result(10000, 42)).result
         assert (before.command.state, before.stdout, before.whole) == (CommandState.RUNNING, b"", True)
-        store.run(calls[2])
+        store.run(move)
         after = store.run(commands.read_result(10000, 42)).result
         assert (after.command.state, after.stdout, after.whole) == (CommandState.EXITED, b"", False)
         whole = store.run(commands.fetch_output(after))
         assert (whole.stdout, whole.stderr, whole.whole) == (out, err, True)
-        assert 0 < client.ttl("ownup:cmd:c1:out") <= 60
+        assert 0 < client.ttl("ownup:cmd:c1:parts") <= 60
+
+    @pytest.mark.parametrize("size_bytes", [2**20 - 1, 2**20, 2**20 + 1, 3 * 2**20 + 5])
+    def test_parts_are_put_together_in_their_order(self, store: Store, client: redis.Redis, size_bytes: int):
+        create(store)
+        start(store)
+        out, err = secrets.token_bytes(size_bytes), ZSTD_MAGIC * (size_bytes // 4)
+        for call in commands.end_in_parts("c1", ended(CommandState.EXITED, stdout=out, stderr=err), ttl_s=60):
+            store.run(call)
+        found = store.run(commands.read_result(10000, 42)).result
+        whole = store.run(commands.fetch_output(found))
+        assert (whole.stdout, whole.stderr, whole.whole) == (out, err, True)
+        assert max(map(len, client.hgetall("ownup:cmd:c1:parts").values())) < 2**20 + 1000
+
+    def test_parts_that_are_put_twice_in_a_tangle_are_whole(self, store: Store, client: redis.Redis):
+        create(store)
+        start(store)
+        out = secrets.token_bytes(3 * 2**20)
+        end = ended(CommandState.EXITED, stdout=out)
+        first, second = (list(commands.end_in_parts("c1", end, ttl_s=60)) for _ in range(2))
+        for call in (*first[:3], *second[:2], *first[3:], *second[2:-1]):
+            store.run(call)
+        with pytest.raises(IllegalMoveError):
+            store.run(second[-1])
+        whole = store.run(commands.fetch_output(store.run(commands.read_result(10000, 42)).result))
+        assert whole.stdout == out
+        assert not client.exists("ownup:cmd:c1:parts:new")
+
+    def test_output_that_is_forgotten_meanwhile_is_not_found(self, store: Store, client: redis.Redis):
+        create(store)
+        start(store)
+        for call in commands.end_in_parts(
+            "c1", ended(CommandState.EXITED, stdout=secrets.token_bytes(2**20)), ttl_s=60
+        ):
+            store.run(call)
+        found = store.run(commands.read_result(10000, 42)).result
+        client.delete("ownup:cmd:c1:parts")
+        with pytest.raises(NotFoundError):
+            store.run(commands.fetch_output(found))
 
     @pytest.mark.parametrize("output", [b"", b"x", b"x" * 128, b"x" * 129, ZSTD_MAGIC, ZSTD_MAGIC + b"x" * 500])
     def test_output_comes_back_whole_whether_it_is_compressed_or_not(self, store: Store, output: bytes):
@@ -200,11 +238,12 @@ class TestCommands:
         start(store)
         store.run(commands.end("c1", ended(CommandState.LOST), ttl_s=60))
         late = ended(CommandState.EXITED, exit_code=0, stdout=secrets.token_bytes(200_000))
-        ahead, move = commands.end_in_parts("c1", late, ttl_s=60)
-        store.run(ahead)
+        *ahead, move = commands.end_in_parts("c1", late, ttl_s=60)
+        for call in ahead:
+            store.run(call)
         with pytest.raises(IllegalMoveError):
             store.run(move)
-        assert not list(client.scan_iter("ownup:cmd:c1:out*"))
+        assert not list(client.scan_iter("ownup:cmd:c1:parts*"))
 
     def test_ended_command_keeps_its_output_for_its_time(self, store: Store, client: redis.Redis):
         create(store)

@@ -9,7 +9,9 @@ key                             type   holds
 =============================== ====== =====================================================================
 ``ownup:cmd:<id>``              hash   a ``Command``
 ``ownup:cmd:<id>:request``      hash   its ``CommandRequest``, until it has started or ended; expires
-``ownup:cmd:<id>:out``/``:err`` string its output, compressed by zstd; ``…:new`` until the record says that it ended
+``ownup:cmd:<id>:out``/``:err`` string its output, compressed by zstd
+``ownup:cmd:<id>:parts``        hash   its output where that is bulky, in parts; ``…:new`` until the record says that it
+                                       ended
 ``ownup:pid:<vmid>:<pid>``      string id of the latest command that got this pid
 ``ownup:vm:<vmid>``             hash   a ``Vm``
 ``ownup:vm:<vmid>:pid``         string guest pid of the VM's latest command

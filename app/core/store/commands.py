@@ -4,7 +4,7 @@ import functools
 import json
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import msgpack  # type: ignore[import-untyped]
 import zstandard
 
 from app.core.codec import decode, encode, unpack
-from app.core.errors import IllegalMoveError, TooManyCommandsError
+from app.core.errors import IllegalMoveError, NotFoundError, TooManyCommandsError
 from app.core.records import COMMAND_MOVES, Command, CommandEnd, CommandRequest, CommandStart, CommandState
 from app.core.store.calls import NOW, PACK, Call, flat, load_names, load_record, nothing, pairs, script
 from app.core.store.sight import EVERYTHING, Sight, sees
@@ -72,19 +72,16 @@ local cmd = 'ownup:cmd:' .. ARGV[1]
 local present = redis.call('HGET', cmd, 'state')
 local legal = cjson.decode(ARGV[2])
 if not present or not legal[present] then
-  redis.call('DEL', cmd .. ':out:new', cmd .. ':err:new')
+  redis.call('DEL', cmd .. ':parts:new')
   return present
 end
 local function told(cmd, vm, account)
   local known = glance(vm)
   if known[1] ~= account then return '' end
-  if redis.call('STRLEN', cmd .. ':out') + redis.call('STRLEN', cmd .. ':err') > {_TOLD_BYTES} then return '' end
-  local out, err = redis.call('GET', cmd .. ':out') or '', redis.call('GET', cmd .. ':err') or ''
-  return '\\n' .. cmsgpack.pack({{'{_NEWS_FORMAT}', {{reach(known), {{pack(cmd), out, err}}}}}})
+  return '\\n' .. cmsgpack.pack({{'{_NEWS_FORMAT}', {{reach(known), {{pack(cmd), ARGV[5], ARGV[6]}}}}}})
 end
 local function keep(key, output, ttl)
   if output ~= '' then redis.call('SET', key, output, 'EX', ttl) end
-  if redis.call('EXISTS', key .. ':new') == 1 then redis.call('RENAME', key .. ':new', key) end
 end
 redis.call('DEL', cmd .. ':request')
 redis.call('HSET', cmd, unpack(cjson.decode(ARGV[3])))
@@ -99,13 +96,20 @@ else
   local ttl, by_pid = tonumber(ARGV[4]), 'ownup:pid:' .. now[2] .. ':' .. (now[3] or '')
   if redis.call('GET', by_pid) == ARGV[1] then redis.call('EXPIRE', by_pid, now[6] and 0 or ttl) end
   if now[6] then
-    redis.call('DEL', cmd, cmd .. ':out:new', cmd .. ':err:new')
+    redis.call('DEL', cmd, cmd .. ':parts:new')
     redis.call('ZREM', 'ownup:vm:' .. now[2] .. ':commands', ARGV[1])
   else
     redis.call('EXPIRE', cmd, ttl)
     keep(cmd .. ':out', ARGV[5], ttl)
     keep(cmd .. ':err', ARGV[6], ttl)
-    result = told(cmd, 'ownup:vm:' .. now[2], now[7])
+    local in_parts = redis.call('EXISTS', cmd .. ':parts:new') == 1
+    if in_parts then
+      redis.call('RENAME', cmd .. ':parts:new', cmd .. ':parts')
+      redis.call('EXPIRE', cmd .. ':parts', ttl)
+      redis.call('HSET', cmd, 'in_parts', '1')
+    elseif #ARGV[5] + #ARGV[6] <= {_TOLD_BYTES} then
+      result = told(cmd, 'ownup:vm:' .. now[2], now[7])
+    end
   end
   redis.call('SREM', 'ownup:node:' .. now[4] .. ':open', ARGV[1])
   redis.call('SREM', 'ownup:vm:' .. now[2] .. ':open', ARGV[1])
@@ -118,6 +122,12 @@ return 1
 """Who waits for an end needn't read it: it is told with all that a reader would see, unless its VM has been given away
 meanwhile; then it takes a reader's own eyes.
 """
+
+_BEGIN_PARTS = """
+redis.call('HSET', ARGV[1], 'out', ARGV[3], 'err', ARGV[4])
+redis.call('EXPIRE', ARGV[1], ARGV[2])
+"""
+"""How many parts each stream has; the parts themselves are ``out0``, ``out1`` …, ``err0`` …"""
 
 _IS_UNDELIVERED = f"""
 {NOW}
@@ -178,7 +188,11 @@ return found
 """
 
 _BULKY_BYTES = 64 * 1024
-"""More output than this, compressed, travels alone: what passes through a script is copied twice (8 MiB: 10 ms)."""
+"""More output than this, compressed, travels alone, in parts: what passes through a script is copied twice."""
+_PART_BYTES = 1024 * 1024
+"""Redis puts each argument into memory that is as large, and so do its append-only file and its reader: 8 MiB at once
+take three times as long as eight parts, for which the same memory serves again.
+"""
 
 _SHORT_BYTES = 128
 _COMPRESSION = -1
@@ -188,13 +202,11 @@ _FOUND = f"""
 {PACK}
 {REACH}
 {sees(3)}
-local function output(key)
-  local begin = redis.call('GETRANGE', key, '0', '{_BULKY_BYTES}')
-  return #begin > {_BULKY_BYTES} and #begin or begin
-end
 local function result(cmd)
-  if not sees(unpack(redis.call('HMGET', cmd, 'account', 'vmid', 'key_id'))) then return false end
-  return {{pack(cmd), output(cmd .. ':out'), output(cmd .. ':err')}}
+  local account, vmid, key, in_parts = unpack(redis.call('HMGET', cmd, 'account', 'vmid', 'key_id', 'in_parts'))
+  if not sees(account, vmid, key) then return false end
+  if in_parts then return {{pack(cmd)}} end
+  return {{pack(cmd), redis.call('GET', cmd .. ':out'), redis.call('GET', cmd .. ':err')}}
 end
 local function found(vmid, id)
   local known = glance('ownup:vm:' .. vmid)
@@ -347,23 +359,31 @@ def end(command_id: str, end: CommandEnd, *, ttl_s: int) -> Call[None]:
     Raises:
         IllegalMoveError: (when the reply is read) the end can't follow the present state.
     """
-    out, err = _pack(end.stdout), _pack(end.stderr)
-    return _move(command_id, end.state, _end_fields(end), ttl_s=ttl_s, out=out, err=err)
+    return _end(command_id, end, ttl_s, out=_pack(end.stdout), err=_pack(end.stderr))
 
 
-def end_in_parts(command_id: str, end: CommandEnd, *, ttl_s: int) -> list[Call[None]]:
-    """Do as ``end`` does, in several calls that must be run in this order: bulky output goes ahead.
+def end_in_parts(command_id: str, end: CommandEnd, *, ttl_s: int) -> Iterator[Call[None]]:
+    """Do as ``end`` does, in several calls that must be run in this order: bulky output goes ahead, part by part.
+
+    They can be run anew from the first, and by two at the same time: each part is put where it belongs.
 
     Raises:
         IllegalMoveError: As for ``end``; then what went ahead is gone again.
     """
-    parts = {"out": _pack(end.stdout), "err": _pack(end.stderr)}
-    bulky = {stream: parts.pop(stream) for stream in list(parts) if len(parts[stream]) > _BULKY_BYTES}
-    ahead: list[Call[None]] = [
-        Call(("SET", f"ownup:cmd:{command_id}:{stream}:new", packed, "EX", ttl_s), nothing)
-        for stream, packed in bulky.items()
-    ]
-    return [*ahead, _move(command_id, end.state, _end_fields(end), ttl_s=ttl_s, **parts)]
+    out, err = _pack_in_parts(end.stdout), _pack_in_parts(end.stderr)
+    if sum(map(len, (*out, *err))) <= _BULKY_BYTES:
+        yield _end(command_id, end, ttl_s, out=_pack(end.stdout), err=_pack(end.stderr))
+        return
+    key = f"ownup:cmd:{command_id}:parts:new"
+    yield script(_BEGIN_PARTS, key, ttl_s, len(out), len(err), load=nothing)
+    for stream, parts in ("out", out), ("err", err):
+        for i, part in enumerate(parts):
+            yield Call(("HSET", key, f"{stream}{i}", part), nothing)
+    yield _end(command_id, end, ttl_s)
+
+
+def _end(command_id: str, end: CommandEnd, ttl_s: int, *, out: bytes = b"", err: bytes = b"") -> Call[None]:
+    return _move(command_id, end.state, _end_fields(end), ttl_s=ttl_s, out=out, err=err)
 
 
 def _end_fields(end: CommandEnd) -> dict[str, Any]:
@@ -432,13 +452,19 @@ def load_told(told: bytes) -> Found:
 
 
 def fetch_output(result: Result) -> Call[Result]:
-    """Read the output of a command whose result was too bulky to come at once."""
-    cmd = f"ownup:cmd:{result.command.id}"
+    """Read the output of a command whose result was too bulky to come at once.
+
+    Raises:
+        NotFoundError: (when the reply is read) it has just been forgotten.
+    """
 
     def load(reply: Any) -> Result:
-        return Result(result.command, _unpack(reply[0]), _unpack(reply[1]))
+        parts = pairs(reply)
+        if not parts:
+            raise NotFoundError("Command")
+        return Result(result.command, _join(parts, "out"), _join(parts, "err"))
 
-    return Call(("MGET", f"{cmd}:out", f"{cmd}:err"), load)
+    return Call(("HGETALL", f"ownup:cmd:{result.command.id}:parts"), load)
 
 
 def list_open(node: str) -> Call[tuple[str, ...]]:
@@ -474,6 +500,15 @@ def _pack(output: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=_COMPRESSION).compress(output)
 
 
+def _pack_in_parts(output: bytes) -> list[bytes]:
+    return [_pack(output[i : i + _PART_BYTES]) for i in range(0, len(output), _PART_BYTES)]
+
+
+def _join(parts: Mapping[bytes, bytes], stream: str) -> bytes:
+    """Put the parts of a stream together."""
+    return b"".join(_unpack(parts[f"{stream}{i}".encode()]) for i in range(int(parts[stream.encode()])))
+
+
 def _unpack(stored: bytes | None) -> bytes:
     if stored and stored.startswith(zstandard.FRAME_HEADER):
         return zstandard.ZstdDecompressor().decompress(stored)
@@ -495,6 +530,6 @@ def _load_result(reply: Any) -> Result | None:
     if not reply:
         return None
     command = unpack(Command, reply[0])
-    if isinstance(reply[1], int) or isinstance(reply[2], int):
+    if len(reply) == 1:
         return Result(command, b"", b"", whole=False)
     return Result(command, _unpack(reply[1]), _unpack(reply[2]))

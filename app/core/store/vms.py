@@ -36,7 +36,7 @@ for i, id in ipairs(redis.call('ZRANGE', vm .. ':commands', 0, -1)) do
   if redis.call('HEXISTS', cmd, 'ended_at') == 1 then
     local by_pid = 'ownup:pid:' .. ARGV[1] .. ':' .. (redis.call('HGET', cmd, 'pid') or '')
     if redis.call('GET', by_pid) == id then redis.call('DEL', by_pid) end
-    redis.call('DEL', cmd, cmd .. ':out', cmd .. ':err')
+    redis.call('DEL', cmd, cmd .. ':out', cmd .. ':err', cmd .. ':parts')
   end
   if redis.call('EXISTS', cmd) == 0 then redis.call('ZREM', vm .. ':commands', id) end
 end
