@@ -195,6 +195,7 @@ take three times as long as eight parts, for which the same memory serves again.
 """
 
 _SHORT_BYTES = 128
+_WORTH_IT = 0.9
 _COMPRESSION = -1
 """Text becomes an eighth longer than by level 1, and what can't be made much shorter costs next to no time."""
 
@@ -493,15 +494,18 @@ def _legal_before(wanted: CommandState) -> str:
     return json.dumps({present.value: True for present, following in COMMAND_MOVES.items() if wanted in following})
 
 
-def _pack(output: bytes) -> bytes:
-    """Compress output; a short one stays as it is, unless it looks as if it were compressed."""
-    if len(output) <= _SHORT_BYTES and not output.startswith(zstandard.FRAME_HEADER):
-        return output
-    return zstandard.ZstdCompressor(level=_COMPRESSION).compress(output)
+def _pack(output: bytes | memoryview) -> bytes:
+    """Compress output; what is short or doesn't get shorter stays as it is, unless it looks as if it were compressed."""
+    must = output[: len(zstandard.FRAME_HEADER)] == zstandard.FRAME_HEADER
+    if len(output) <= _SHORT_BYTES and not must:
+        return bytes(output)
+    packed = zstandard.ZstdCompressor(level=_COMPRESSION).compress(output)
+    return packed if must or len(packed) < len(output) * _WORTH_IT else bytes(output)
 
 
 def _pack_in_parts(output: bytes) -> list[bytes]:
-    return [_pack(output[i : i + _PART_BYTES]) for i in range(0, len(output), _PART_BYTES)]
+    view = memoryview(output)
+    return [_pack(view[i : i + _PART_BYTES]) for i in range(0, len(output), _PART_BYTES)]
 
 
 def _join(parts: Mapping[bytes, bytes], stream: str) -> bytes:
