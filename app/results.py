@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from app.access import Principal
 from app.core.errors import InvalidRequestError, NotFoundError, Problem
+from app.core.memory import give_back_soon
 from app.core.records import Command, CommandState
 from app.core.store import Call, Store, commands
 from app.core.store.commands import Found, Result
@@ -141,7 +142,11 @@ class Results:
             raise NotFoundError("VM")
         if result is None:
             raise NotFoundError("Command")
-        return reach, result if result.whole else self.store.run(commands.fetch_output(result))
+        return reach, result if result.whole else self._fetch(result)
+
+    def _fetch(self, result: Result) -> Result:
+        give_back_soon()
+        return self.store.run(commands.fetch_output(result))
 
     @contextmanager
     def _seat(self, wait_s: float) -> Iterator[bool]:

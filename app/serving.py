@@ -11,12 +11,14 @@ from typing import Any
 from app import cpu_affinity
 from app.connection_shares import Shares
 from app.core.env import load
+from app.core.memory import keep_freed
 from app.core.redis_url import insist_on_access
 from app.core.secrecy import forbid_core_files
 from app.order import LONGEST_WAIT_S
 from app.settings import Switch, WebSettings
 from app.slow_clients import PatientWorker
 
+keep_freed()
 _SETTINGS = load(WebSettings, os.environ)
 insist_on_access(_SETTINGS.redis_url, _SETTINGS.redis_timeout_s)
 _KEPT_CONNECTIONS = 1000

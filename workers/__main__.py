@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import logging
 import os
@@ -20,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.connection import PythonRespSerializer
 from redis.retry import Retry
 
-from app.core import env, logs, secrecy, store
+from app.core import env, logs, memory, secrecy, store
 from app.core.clock import now
 from app.core.errors import OwnUpError, SettingsError
 from app.core.queues import queue_name
@@ -49,8 +48,6 @@ _log = logging.getLogger(__name__)
 
 _REDIS_CONNECTIONS = 16
 _SWEEP_S = 30.0
-_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
-_OWN_MAPPING_BYTES, _KEPT_BYTES = 1024 * 1024, 4 * 1024 * 1024
 _COPIED_BYTES = 6000
 
 
@@ -67,7 +64,7 @@ def main() -> int:
         secrecy.forbid_core_files()
         logs.configure(settings.log_level)
         logging.getLogger("rq.worker").setLevel(logging.WARNING)
-        _give_memory_back()
+        memory.keep_freed()
         privileges.restrict(settings.run_as)
         insist_on_access(settings.redis_url, settings.redis_timeout_s)
         with _only_one(settings):
@@ -76,20 +73,6 @@ def main() -> int:
         sys.stderr.write(f"ownup worker: {exc}\n")
         return 1
     return 0
-
-
-def _give_memory_back() -> None:
-    """Let large blocks of memory return to the system as soon as they are free.
-
-    Source: mallopt(3), M_MMAP_THRESHOLD: glibc raises it to the size of what was freed, and keeps blocks of that size
-    from then on: after a few large results the worker would hold hundreds of megabytes for good. M_TRIM_THRESHOLD: once
-    the other is set, 128 KiB at the end of the heap are given back, and are missing again for the next buffer: half of
-    the time that it takes to receive megabytes.
-    """
-    with contextlib.suppress(AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

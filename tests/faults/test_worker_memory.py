@@ -104,7 +104,8 @@ def test_many_large_results_at_once_wait_on_disk(worker, redis_url):
         ids = [customer.start(vmid, line) for vmid in VMIDS for _ in range(LARGE // len(VMIDS))]
         results = [customer.result(customer.wait(each, 60, 0.05)) for each in ids]
     assert {(len(each.stdout), len(each.stderr)) for each in results} == {(LARGE_BYTES, LARGE_BYTES)}
+    peak_bytes = worker.peak_bytes()
+    until(10, "it has given back what it doesn't need", lambda: worker.rss_bytes() < 70 * MIB, 0.1)
     total = LARGE * LARGE_BYTES * 2 // MIB
-    print(f"\n{total} MiB of results: peak {worker.peak_bytes() // MIB} MiB, then {worker.rss_bytes() // MIB} MiB")
-    assert worker.peak_bytes() < 400 * MIB  # which they would not fit into
-    assert worker.rss_bytes() < 100 * MIB
+    print(f"\n{total} MiB of results: peak {peak_bytes // MIB} MiB, then {worker.rss_bytes() // MIB} MiB")
+    assert peak_bytes < 400 * MIB  # which they would not fit into

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from app.core import store
 from app.core.errors import IllegalMoveError, StoreUnavailableError
+from app.core.memory import give_back_soon
 from app.core.records import COMMAND_MOVES, CommandEnd, CommandStart, CommandState
 from workers.commands.spool import Spool, is_large
 
@@ -143,6 +144,7 @@ class Outcomes:
                 self._spool.remove(command_id)
 
     def _write_large(self, command_id: str, end: CommandEnd) -> None:
+        give_back_soon()
         with _unless_told_before():
             for call in store.commands.end_in_parts(command_id, end, ttl_s=self._ttl_s):
                 self._large_store.run(call)

@@ -24,6 +24,7 @@ from app.core.errors import (
     AgentSilentError,
     AgentUnavailableError,
 )
+from app.core.memory import give_back_soon
 from workers.qga import wire
 from workers.qga.window import Window
 from workers.quiet_client import QuietClient
@@ -121,6 +122,7 @@ class _AgentClient(QuietClient):
     async def _receive_long_line(self, reader: asyncio.StreamReader) -> bytes:
         if not self.long_calls:
             raise AgentProtocolError("the agent's reply is too long for what was asked")
+        give_back_soon()
         try:
             async with self._long_replies, asyncio.timeout(_LONG_REPLY_TIMEOUT_S):
                 # Mostly on disk: a slow sender occupies no memory, so that many can be received at once.

@@ -495,7 +495,7 @@ def _legal_before(wanted: CommandState) -> str:
 
 
 def _pack(output: bytes | memoryview) -> bytes:
-    """Compress output; what is short or doesn't get shorter stays as it is, unless it looks as if it were compressed."""
+    """Compress output; what is short or doesn't get shorter stays as it is, unless it looks compressed already."""
     must = output[: len(zstandard.FRAME_HEADER)] == zstandard.FRAME_HEADER
     if len(output) <= _SHORT_BYTES and not must:
         return bytes(output)
