@@ -24,6 +24,7 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.published: dict[int, VmRecord] = {}
+        self.told: list[VmStatus] = []
         self.forgotten: list[int] = []
         self.for_good: bool | None = None
         settings = env.load(WorkerSettings, {"VM_DIR": str(folder)})
@@ -33,6 +34,7 @@ class Node:
 
     async def _publish(self, vm: VmRecord) -> None:
         self.published[vm.vmid] = vm
+        self.told.append(vm.status)
 
     async def _forget(self, vmid: int, for_good: bool) -> None:  # noqa: FBT001 - as the registry calls it
         self.forgotten.append(vmid)
@@ -239,3 +241,22 @@ async def test_a_vm_that_is_described_anew_keeps_what_it_has_left_unless_its_own
     node.write("a.toml", definition(2).replace("acme", "other"))
     assert await node.scan() == [2]
     assert node.forgotten == [1, 1]
+
+
+async def test_a_vm_that_has_just_stopped_stays_so_while_its_qemu_still_takes_connections(node: Node) -> None:
+    node.write("a.toml", definition(1))
+    await node.scan()
+    tries = asyncio.Semaphore(0)
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tries.release()
+        writer.close()
+
+    async with asyncio.timeout(10):
+        while VmStatus.STOPPED not in node.told:  # noqa: ASYNC110 - what is polled isn't an event
+            await asyncio.sleep(0.01)
+        async with await asyncio.start_unix_server(hang_up, node.folder / "1.qmp"):
+            for _ in range(3):
+                await tries.acquire()
+    (node.folder / "1.qmp").unlink()
+    assert VmStatus.UNKNOWN not in node.told[node.told.index(VmStatus.STOPPED) :]

@@ -125,6 +125,7 @@ class Vm:
         self._history = history
         self._look_at_snapshots = look_at_snapshots
         self._status = VmStatus.UNKNOWN
+        self._stopped_s = float("-inf")
         self._transition: VmStatus | None = None
         self._port_open: bool | None = None
         self._agent_message = "The VM has not been looked at yet"
@@ -295,6 +296,8 @@ class Vm:
     def _see_monitor_error(self, exc: MonitorError) -> None:
         if self._transition is VmStatus.STARTING:
             return  # the launcher holds the monitor until QEMU is through with its start
+        if self._status is VmStatus.STOPPED and asyncio.get_running_loop().time() < self._stopped_s + _EXIT_GRACE_S:
+            return  # its QEMU is on its way out, and may still take a connection
         if self._status is not VmStatus.UNKNOWN or self._agent_message != str(exc):
             _log.warning("monitor_unusable", extra={"vmid": self.definition.vmid, "reason": str(exc)})
             self._status, self._agent_message = VmStatus.UNKNOWN, str(exc)
@@ -304,6 +307,7 @@ class Vm:
         if self._status is VmStatus.STOPPED:
             return
         self._status, self._port_open = VmStatus.STOPPED, None
+        self._stopped_s = asyncio.get_running_loop().time()
         self._figures, self._cpus, self._maxmem_bytes = Figures(), None, None
         self._agent_message = _NOT_RUNNING
         self._guest_gone(self.definition.vmid, reason)
