@@ -124,6 +124,7 @@ class NodeWorker(BaseWorker):
                     sure = True
                 for taken in await self._take():
                     self._launch(taken)
+                await asyncio.sleep(0)  # what was taken goes first
             except redis.RedisError as exc:
                 if not is_away(exc):
                     raise
@@ -137,10 +138,14 @@ class NodeWorker(BaseWorker):
         Source: Redis docs, BLMOVE: it blocks its client, so what was sent behind it is carried out after it.
         """
         waiting, held = self._queue.key, self._queue.intermediate_queue_key
-        first, rows = await self._source.ask([
+        replies = await self._source.ask([
             ("BLMOVE", waiting, held, "LEFT", "RIGHT", DEQUEUE_TIMEOUT_S),
             ("EVAL", _TAKE_MORE, 0, waiting, held, Job.redis_job_namespace_prefix, _AT_ONCE),
         ])
+        for refusal in replies:
+            if isinstance(refusal, redis.RedisError):
+                raise refusal
+        first, rows = replies
         news = rows if rows and rows[0][0] == first else rows[1:]  # where none came in time an old one is read again
         return [self._note(job_id.decode(), fields) for job_id, fields in news if fields]
 

@@ -98,17 +98,19 @@ class Outcomes:
             await asyncio.to_thread(self._spool.put, command_id, end)
         else:
             self._spool.put(command_id, end)
-        _log.info("command_ended", extra={"command_id": command_id, "state": end.state, "exit_code": end.exit_code})
+        facts = {"command_id": command_id, "state": end.state, "exit_code": end.exit_code}
         call = None if large else store.commands.end(command_id, end, ttl_s=self._ttl_s)
         is_its_turn = large and not self._large.locked() and (after is None or after.done())
         at_hand = end if is_its_turn else None
         del end  # a large one is let go until it is its turn: many that wait must not fill the memory
-        if after is not None:
-            await after
         try:
+            if after is not None:
+                await after
             await (self._deliver(command_id, call) if call else self._deliver_large(command_id, at_hand))
         except StoreUnavailableError:
             self._left.set()
+        finally:
+            _log.info("command_ended", extra=facts)  # who waits for it goes first
 
     async def deliver_spool(self) -> None:
         """Deliver everything that is in the spool now, one after another.
