@@ -19,7 +19,6 @@ from app.core.errors import (
     AgentRefusedError,
     AgentSilentError,
     AgentUnavailableError,
-    SocketTakenError,
 )
 from lab.fake_agent import FakeAgent, hostility, misbehaviour
 from workers.qga import wire
@@ -199,9 +198,37 @@ async def test_an_idle_channel_lets_the_socket_go_and_comes_back(socket):
 async def opens(channel) -> bool:
     try:
         await channel.open()
-    except SocketTakenError:
-        return False
+    except AgentUnavailableError as exc:
+        if "already used by" in str(exc):
+            return False
+        raise
     return True
+
+
+async def test_who_asks_while_an_idle_channel_lets_go_has_the_socket_for_himself(socket):
+    asked = []
+
+    def ask():
+        if not asked:
+            asked.append(asyncio.create_task(idle.call("guest-ping", timeout_s=5)))
+
+    idle = make_channel(socket, idle_close_s=0.5, on_end=ask)
+    await idle.open()
+    await eventually(lambda: asked)
+    assert await asked[0] == {}
+    assert not await opens(make_channel(socket))
+    await idle.close()
+
+
+async def test_time_without_a_call_does_not_end_an_attempt_to_open(folder):
+    async with FakeAgent(folder / "agent") as agent:
+        channel = make_channel(folder / "agent", sync_timeout_s=0.5, idle_close_s=0.1)
+        await channel.open()
+        agent.go_silent()
+        await channel.reset()
+        with pytest.raises(AgentUnavailableError):
+            await channel.open()
+        await channel.close()
 
 
 async def test_no_socket_means_that_the_vm_is_off(folder):

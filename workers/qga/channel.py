@@ -82,7 +82,7 @@ class Channel:
         self._gate = asyncio.Event()
         self._gate.set()
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._parting: asyncio.Task[None] | None = None
 
     @property
     def facts(self) -> AgentFacts | None:
@@ -180,13 +180,10 @@ class Channel:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
-        await self.reset()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        await asyncio.wait([self._part()])
 
     async def _wait_idle(self) -> None:
-        if self._opening is not None and not self._opening.done():
+        if self._opening is not None:
             await asyncio.wait([self._opening])
         while self._calls_under_way:
             self._calls_ended.clear()
@@ -204,6 +201,8 @@ class Channel:
         return await asyncio.shield(self._opening)
 
     async def _open_session(self) -> Session:
+        if self._parting is not None:
+            await asyncio.wait([self._parting])
         await self.reset()
         self._own_socket()
         if asyncio.get_running_loop().time() < self._shunned_until_s:
@@ -266,10 +265,27 @@ class Channel:
             self._idle_timer = asyncio.get_running_loop().call_later(self._idle_close_s, self._let_go)
 
     def _let_go(self) -> None:
-        if self._calls_under_way == 0:
-            task = asyncio.create_task(self.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+        is_opening = self._opening is not None and not self._opening.done()
+        if self._calls_under_way == 0 and not is_opening:
+            self._part()
+
+    def _part(self) -> asyncio.Task[None]:
+        """Let session and socket go. Nobody finds them here from now on; who opens next waits until they are gone."""
+        session, self._session, self._facts = self._session, None, None
+        lock, self._lock = self._lock, None
+        self._parting = asyncio.create_task(_part_with(session, lock, self._parting))
+        return self._parting
+
+
+async def _part_with(session: Session | None, lock: SocketLock | None, earlier: asyncio.Task[None] | None) -> None:
+    try:
+        if session is not None:
+            await session.close()
+    finally:
+        if lock is not None:
+            lock.release()
+    if earlier is not None:
+        await asyncio.wait([earlier])
 
 
 def _note_outcome(opening: asyncio.Task[Session]) -> None:
