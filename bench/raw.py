@@ -16,6 +16,7 @@ import pybase64
 
 from lab import LabError
 from workers.commands.shell import linux_program
+from workers.commands.watch import first_pause_s
 from workers.qga import wire
 
 _TIMEOUT_S = 30
@@ -60,10 +61,18 @@ class RawAgent:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def run(self, line: str) -> Outcome:
-        """Run a command to its end."""
+    def run(self, line: str, *, leave_alone: bool = False) -> Outcome:
+        """Run a command to its end.
+
+        Args:
+            line: The command.
+            leave_alone: Wait before the first poll as the product does.
+        """
+        asked_s = time.monotonic()
         pid = self._ask(exec_request(line))["pid"]
         question, began_s = status_request(pid), time.monotonic()
+        if leave_alone:
+            time.sleep(first_pause_s(began_s - asked_s))
         while not (status := self._ask(question))["exited"]:
             time.sleep(_pause_s(began_s))
         return _outcome(status)

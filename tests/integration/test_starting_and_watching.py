@@ -27,6 +27,7 @@ from lab.fake_agent.misbehaviour import Late, Mute, Script
 from tests.conftest import RedisServer
 from tests.spooled import spooled
 from workers.__main__ import _build, _Parts, _redis
+from workers.commands import watch
 from workers.settings import WorkerSettings
 from workers.vms.vm import Vm
 
@@ -293,6 +294,19 @@ async def test_a_guest_without_setsid_runs_commands_too_and_is_asked_in_vain_onl
 
 
 # --- watching ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_new_command_is_left_alone_for_half_of_what_its_start_took(
+    agent: FakeAgent, worker: Worker, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_LONGEST_FIRST_PAUSE_S", 5.0)
+    agent.behaviour = Script({"guest-exec": Late(1.0)})
+    command_id = records.create("true")
+    await worker.start(command_id, VMID)
+    assert records.is_running(command_id)
+    assert agent.received("guest-exec-status") == 0
+    assert (await records.ended(command_id)).exit_code == 0
+    assert agent.received("guest-exec-status") == 1
 
 
 async def test_a_restarted_agent_means_lost(agent: FakeAgent, worker: Worker, records: Records) -> None:

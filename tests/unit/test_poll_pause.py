@@ -4,7 +4,12 @@ import random
 
 import pytest
 
-from workers.commands.watch import poll_pause_s
+from workers.commands.watch import first_pause_s, poll_pause_s
+
+
+@pytest.mark.parametrize(("start_took_s", "pause_s"), [(0, 0), (0.0008, 0.0004), (0.008, 0.004), (5, 0.02)])
+def test_a_new_one_is_left_alone_for_half_of_what_its_start_took(start_took_s: float, pause_s: float) -> None:
+    assert first_pause_s(start_took_s) == pytest.approx(pause_s)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,8 @@ class Starter:
             await self._end(command_id, CommandState.EXPIRED, _NOT_DELIVERED)
 
     async def _send(self, claim: store.commands.Claim, guest: StartableGuest, facts: AgentFacts) -> None:
-        command = claim.command
+        command, loop = claim.command, asyncio.get_running_loop()
+        began_s = loop.time()
         try:
             pid = await self._execute(claim.request, guest, facts)
         except (AgentRefusedError, AgentUnavailableError) as exc:
@@ -132,7 +133,8 @@ class Starter:
                 started_at=now(),
                 timeout_s=command.timeout_s,
             )
-            await self._watcher.watch_new(running, guest, self._record_running(running))
+            took_s = loop.time() - began_s
+            await self._watcher.watch_new(running, guest, self._record_running(running), start_took_s=took_s)
             extra = {"command_id": command.id, "vmid": command.vmid, "pid": pid, "request_id": command.request_id}
             _log.info("command_started", extra=extra)
 
