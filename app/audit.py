@@ -284,4 +284,4 @@ def _is_older(facts: Facts, moment: datetime) -> bool:
 
 def _log(ticket: _Ticket) -> None:
     entry = canonical(ticket.facts) if ticket.link is None else audit_chain.show(ticket.link)
-    _TRAIL.info("audit", extra={"entry": entry})
+    logs.tell(_TRAIL, "audit", {"entry": entry})

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Flask, Response
 
-from app.core import ids
+from app.core import ids, logs
 from app.present import Present, present, present_request
 
 _LOG = logging.getLogger(__name__)
@@ -73,9 +73,11 @@ def _begin() -> None:
 def _end(response: Response) -> Response:
     response.headers["X-Request-Id"] = request_id()
     known = present()
-    level = logging.ERROR if known.failure else logging.INFO
-    exc_info = None if known.failure_expected else known.failure
-    _LOG.log(level, "request", extra={"facts": _facts(known, response.status_code)}, exc_info=exc_info)
+    facts = _facts(known, response.status_code)
+    if known.failure:
+        _LOG.error("request", extra=facts, exc_info=None if known.failure_expected else known.failure)
+    else:
+        logs.tell(_LOG, "request", facts)
     return response
 
 

@@ -416,7 +416,7 @@ class TestLog:
         caplog.set_level("DEBUG", logger="app")
         run(web, redis_url, line="echo hush")
         (record,) = [record for record in caplog.records if record.message == "request"]
-        facts = vars(record)["facts"]
+        facts = vars(record)
         assert (facts["method"], facts["status"], facts["vmid"]) == ("POST", 200, "10000")
         assert facts["route"] == "/api/vm/<vmid>/agent/exec"
         assert facts["account"] == "acme"
@@ -435,7 +435,7 @@ class TestLog:
         assert b"WRONGTYPE" not in response.data
         (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
         assert record.exc_info is not None
-        assert record.facts["request_id"] == response.json["requestId"]
+        assert record.request_id == response.json["requestId"]
 
 
 def test_command_record_is_complete(web: Web, redis_url: str):

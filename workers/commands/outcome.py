@@ -9,7 +9,7 @@ import dataclasses
 import logging
 from typing import TypeVar
 
-from app.core import store
+from app.core import logs, store
 from app.core.errors import IllegalMoveError, StoreUnavailableError
 from app.core.memory import give_back_soon
 from app.core.records import COMMAND_MOVES, CommandEnd, CommandStart, CommandState
@@ -110,7 +110,7 @@ class Outcomes:
         except StoreUnavailableError:
             self._left.set()
         finally:
-            _log.info("command_ended", extra=facts)  # who waits for it goes first
+            logs.tell(_log, "command_ended", facts)  # who waits for it goes first
 
     async def deliver_spool(self) -> None:
         """Deliver everything that is in the spool now, one after another.

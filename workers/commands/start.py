@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from app.core import store
+from app.core import logs, store
 from app.core.clock import now
 from app.core.errors import (
     AgentError,
@@ -136,7 +136,7 @@ class Starter:
             took_s = loop.time() - began_s
             await self._watcher.watch_new(running, guest, self._record_running(running), start_took_s=took_s)
             extra = {"command_id": command.id, "vmid": command.vmid, "pid": pid, "request_id": command.request_id}
-            _log.info("command_started", extra=extra)
+            logs.tell(_log, "command_started", extra)
 
     async def _execute(self, request: CommandRequest, guest: StartableGuest, facts: AgentFacts) -> int:
         if facts.windows:
