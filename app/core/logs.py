@@ -21,7 +21,6 @@ AUDIT = "ownup.audit"
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-
 _PLAIN = re.compile("[!#-<>-~]+")
 _QUOTED = re.compile(r'[ ="]')
 _OWN = ("app", "workers")
