@@ -107,9 +107,10 @@ class FakeAgent:
 
     async def reboot(self) -> None:
         """Reset the guest: its programs are gone, the boot id is new, and pid and start time are those of a boot."""
+        self.stop()  # first: nobody is told that its programs end
         await self._processes.end_all()
         self._boot = Boot()
-        self.restart()
+        self.start()
 
     def go_silent(self) -> None:
         """Stop the agent in its tracks, as SIGSTOP does: requests wait, and nothing is said of it."""
