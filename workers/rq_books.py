@@ -100,6 +100,7 @@ class Books:
         self._worker = worker
         self._queue = rq_queue
         self._news: deque[Taken] = deque()
+        self._young: dict[Taken, None] = {}
         self._will_ring = False
         self._bell = threading.Event()
         self._unbooked: set[str] = set()
@@ -146,17 +147,20 @@ class Books:
     # --- in the thread ------------------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
-        while not (self._closing.is_set() and not self._news):
+        while not (self._closing.is_set() and not self._news and not self._young):
             batch = self._gather()
             while not self._try_book(batch):
                 if self._closing.wait(_RECONNECT_S):
                     return
 
     def _gather(self) -> list[Taken]:
-        """Wait for news, but not for longer than until the next heartbeat."""
-        self._bell.wait(_HEARTBEAT_S)
+        """Wait for news, but not for longer than until the next heartbeat; what began just now is left for later."""
+        self._bell.wait(_GATHER_S if self._young else _HEARTBEAT_S)
         self._bell.clear()  # before anything is taken: what is noted from now on rings again
-        return list(dict.fromkeys(self._news.popleft() for _ in range(len(self._news))))
+        news = dict.fromkeys((*self._young, *(self._news.popleft() for _ in range(len(self._news)))))
+        old_by = now() - timedelta(seconds=0 if self._closing.is_set() else _GATHER_S)
+        self._young = {each: None for each in news if each.ended_at is None and each.began_at > old_by}
+        return [each for each in news if each not in self._young]
 
     def _try_book(self, batch: list[Taken]) -> bool:
         try:

@@ -18,6 +18,7 @@ from rq.serializers import DefaultSerializer, JSONSerializer
 from rq.worker import BaseWorker
 
 from tests.conftest import RedisServer
+from workers import rq_books
 from workers.node_worker import Coroutine, NodeWorker
 
 QUEUE = "node-n1"
@@ -132,6 +133,24 @@ async def test_a_job_is_booked_as_started_and_then_as_finished(redis_url: str, b
         assert (seen.successful_job_count, seen.failed_job_count) == (1, 0)
         assert seen.get_current_executions(refresh=True) == []
         assert books.is_at_rest()
+
+
+async def test_a_job_that_began_just_now_is_booked_a_moment_later(
+    redis_url: str, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rq_books, "_GATHER_S", 2.0)
+    gate = Gate()
+    async with serving(redis_url, {"nothing": nothing, "enter": gate.enter}):
+        short = books.enqueue("nothing")
+        await until(lambda: books.intermediate() == [short.id])
+        await asyncio.sleep(0.5)
+        long = books.enqueue("enter", "id-1")
+        await until(lambda: books.queue.finished_job_registry.get_job_ids() == [short.id])
+        assert books.intermediate() == [long.id]
+        assert books.queue.started_job_registry.count == 0
+        await until(lambda: books.queue.started_job_registry.get_job_ids() == [long.id])
+        assert books.intermediate() == []
+        gate.opened.set()
 
 
 async def test_arguments_arrive_as_they_were_sent(redis_url: str, books: Books) -> None:
