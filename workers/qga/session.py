@@ -46,6 +46,45 @@ _silent.addHandler(logging.NullHandler())
 _silent.propagate = False
 
 
+class _Pending:
+    """A request that is not settled yet, whether its caller still waits or has gone.
+
+    Attributes:
+        reply: What its caller waits for.
+        on_settled: Called once: when the agent has answered, or will not any more.
+        sent_s: When it was sent, by the loop's clock.
+        timeout_s: How long the agent may say nothing at all after that; ``None``: the caller sees to that.
+    """
+
+    __slots__ = ("on_settled", "reply", "sent_s", "timeout_s")
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.reply: asyncio.Future[Message] = loop.create_future()
+        self.on_settled: Callable[[], None] = _nothing
+        self.sent_s = loop.time()
+        self.timeout_s: float | None = None
+
+    def deadline_s(self, heard_s: float) -> float | None:
+        """Tell until when the agent may be silent that was heard last at a certain time."""
+        if self.timeout_s is None:
+            return None
+        return min(max(self.sent_s, heard_s) + self.timeout_s, self.sent_s + max(self.timeout_s, _PATIENCE_S))
+
+    def answer(self, reply: Message) -> None:
+        """Settle it with the agent's reply."""
+        self.on_settled()
+        if not self.reply.done():
+            self.reply.set_result(reply)
+
+    def fail(self, error: Exception) -> None:
+        """Settle it without one."""
+        self.on_settled()
+        if not self.reply.done():
+            self.reply.set_exception(error)
+            self.reply.exception()  # told to the caller, if there still is one
+
+
 class _AgentClient(QuietClient):
     """QMPClient for the far side of a virtio-serial port.
 
@@ -56,7 +95,7 @@ class _AgentClient(QuietClient):
     def __init__(self, long_replies: asyncio.Semaphore) -> None:
         super().__init__(_silent, readbuflen=wire.SMALL_REPLY_BYTES)
         self._long_replies = long_replies
-        self._replies: dict[str, asyncio.Future[Message]] = {}
+        self._asked: dict[str, _Pending] = {}
         self._strays = 0
         self.long_calls = 0
         self.heard_s = 0.0
@@ -74,7 +113,7 @@ class _AgentClient(QuietClient):
         request_id = f"{self._id_prefix}-{self._execute_id}"
         return request_id, wire.dump_request(rpc, arguments, request_id)
 
-    def send(self, request_id: str, request: bytes) -> "asyncio.Future[Message]":
+    def send(self, request_id: str, request: bytes) -> _Pending:
         """Send a request at once.
 
         QMPClient's own ``execute`` does the same with a queue and a task's turn in each direction, and writes each
@@ -83,26 +122,42 @@ class _AgentClient(QuietClient):
         Effect: whatever the RPC does in the guest.
 
         Returns:
-            Gets the reply, or ``ExecInterruptedError`` when the connection ends before.
+            Is settled by the reply, or by ``ExecInterruptedError`` when the connection ends before.
 
         Raises:
             AgentUnavailableError: The connection has ended: nothing was sent.
         """
         if self.runstate is not Runstate.RUNNING or self._writer is None:
             raise AgentUnavailableError("the connection to the QEMU Guest Agent has ended")
-        reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._replies[request_id] = reply
+        pending = self._asked[request_id] = _Pending()
         self._writer.write(request)
-        return reply
+        return pending
+
+    def give_up_late(self) -> tuple[bool, float | None]:
+        """Settle the requests that the agent has let wait too long.
+
+        Returns:
+            Whether there were any, and when to look again: at the next deadline, by the loop's clock, if there is one.
+        """
+        deadlines = {
+            request_id: deadline_s
+            for request_id, pending in self._asked.items()
+            if (deadline_s := pending.deadline_s(self.heard_s)) is not None
+        }
+        now_s = asyncio.get_running_loop().time()
+        late = [request_id for request_id, deadline_s in deadlines.items() if deadline_s <= now_s]
+        for request_id in late:
+            del deadlines[request_id]
+            self._asked.pop(request_id).fail(TimeoutError())
+        return bool(late), min(deadlines.values(), default=None)
 
     async def _bh_disconnect(self) -> None:
         try:
             await super()._bh_disconnect()
         finally:
-            for reply in self._replies.values():
-                if not reply.done():
-                    reply.set_exception(ExecInterruptedError("Disconnected"))
-            self._replies.clear()
+            asked, self._asked = self._asked, {}
+            for each in asked.values():
+                each.fail(ExecInterruptedError("Disconnected"))
 
     async def _do_recv(self) -> Message:
         if self._reader is None:
@@ -157,11 +212,9 @@ class _AgentClient(QuietClient):
         if request_id is None and "error" in msg:
             raise AgentProtocolError("the agent could not read a request")
         # An agent has no events; QMPClient would keep each one that came.
-        if isinstance(request_id, str) and request_id in self._replies and "event" not in msg:
+        if isinstance(request_id, str) and request_id in self._asked and "event" not in msg:
             self.heard_s = asyncio.get_running_loop().time()
-            reply = self._replies.pop(request_id)
-            if not reply.done():
-                reply.set_result(msg)
+            self._asked.pop(request_id).answer(msg)
             return
         self._strays += 1
         if self._strays > _STRAYS_LIMIT:
@@ -175,6 +228,7 @@ class Session:
         self._sock = sock
         self._client = client
         self._window = Window()
+        self._timer: asyncio.TimerHandle | None = None
         self._watcher = asyncio.create_task(self._watch(on_end))
 
     @classmethod
@@ -242,46 +296,46 @@ class Session:
         request_id, request = self._client.write(rpc, arguments)
         room_bytes = await self._window.take(len(request))
         try:
-            reply = self._client.send(request_id, request)
+            pending = self._client.send(request_id, request)
         except AgentUnavailableError:
             self._window.give(room_bytes)
             raise
-        self._attend(reply, rpc, timeout_s, room_bytes)
+        self._attend(pending, rpc, timeout_s, room_bytes)
         try:
-            # Shielded: the agent answers also a caller who has gone, and until then the window is taken.
-            return wire.load_return(rpc, await asyncio.shield(reply))
+            return wire.load_return(rpc, await pending.reply)
         except TimeoutError as exc:
             await self.close()
             raise AgentSilentError(f"{rpc}: no reply within {timeout_s:g} s") from exc
         except ExecInterruptedError as exc:
             raise AgentSilentError(f"{rpc}: the connection to the agent ended before the reply") from exc
 
-    def _attend(self, reply: "asyncio.Future[Message]", rpc: str, timeout_s: float, room_bytes: int) -> None:
-        """See a request that was sent to its end, whether its caller still waits for it or not."""
-        loop = asyncio.get_running_loop()
-        sent_s = loop.time()
+    def _attend(self, pending: _Pending, rpc: str, timeout_s: float, room_bytes: int) -> None:
+        """See a request that was sent to its end: the agent answers also a caller who has gone."""
         long_calls = int(rpc in _LONG_RPCS)
         self._client.long_calls += long_calls
-        timer: asyncio.TimerHandle
 
-        def look() -> None:
-            nonlocal timer
-            until_s = min(max(sent_s, self._client.heard_s) + timeout_s, sent_s + max(timeout_s, _PATIENCE_S))
-            if until_s > loop.time():
-                timer = loop.call_at(until_s, look)
-            elif not reply.done():
-                reply.set_exception(TimeoutError())
-                self._hang_up()
-
-        def settle(reply: "asyncio.Future[Message]") -> None:
-            timer.cancel()
+        def settle() -> None:
             self._window.give(room_bytes)
             self._client.long_calls -= long_calls
-            if not reply.cancelled():
-                reply.exception()  # told to the caller, if there still is one
 
-        timer = loop.call_later(timeout_s, look)
-        reply.add_done_callback(settle)
+        pending.on_settled, pending.timeout_s = settle, timeout_s
+        self._look_at(pending.sent_s + timeout_s)
+
+    def _look_at(self, when_s: float) -> None:
+        """Look then at the latest whether the agent has been silent for too long; one timer serves all requests."""
+        if self._timer is not None:
+            if self._timer.when() <= when_s:
+                return
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(when_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        is_silent, next_s = self._client.give_up_late()
+        if is_silent:
+            self._hang_up()
+        elif next_s is not None:
+            self._look_at(next_s)
 
     async def tell(self, rpc: str, arguments: Mapping[str, object] | None, *, grace_s: float) -> None:
         """Send an RPC that has no success reply, such as guest-shutdown, and listen for a refusal for a while.
@@ -292,10 +346,10 @@ class Session:
             AgentUnavailableError: The session had ended already: nothing was sent.
             AgentRefusedError: The agent answered with an error.
         """
-        reply = self._client.send(*self._client.write(rpc, arguments))
+        pending = self._client.send(*self._client.write(rpc, arguments))
         with contextlib.suppress(TimeoutError, ExecInterruptedError, AgentProtocolError):
             async with asyncio.timeout(grace_s):
-                wire.load_return(rpc, await reply)
+                wire.load_return(rpc, await pending.reply)
 
     async def close(self) -> None:
         """End the connection; calls under way fail with ``AgentSilentError``."""
@@ -312,6 +366,8 @@ class Session:
         while self._client.runstate is Runstate.RUNNING:
             await self._client.runstate_changed()
         self._window.open_for_all()
+        if self._timer is not None:
+            self._timer.cancel()
         misbehaved = False
         # disconnect() raises once more whatever ended the connection, and must be called to free the client.
         with contextlib.suppress(Exception):
@@ -346,3 +402,7 @@ async def _synchronise(sock: socket.socket) -> None:
         if scanner.feed(data):
             return
         await asyncio.sleep(0)  # bytes that are there already are received without giving way to anybody
+
+
+def _nothing() -> None:
+    return
