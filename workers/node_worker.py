@@ -33,6 +33,8 @@ DEQUEUE_TIMEOUT_S = 1
 _RECONNECT_S = 0.5
 _DRAIN_TIMEOUT_S = 10.0
 _AT_ONCE = 100
+_TURNS_FIRST = 2
+"""What was taken goes first, with its first question to Redis: a store call is sent one turn of the loop later."""
 
 _TAKE_MORE = """
 local taken, id = {}, redis.call('LINDEX', ARGV[2], -1)
@@ -124,7 +126,8 @@ class NodeWorker(BaseWorker):
                     sure = True
                 for taken in await self._take():
                     self._launch(taken)
-                await asyncio.sleep(0)  # what was taken goes first
+                for _ in range(_TURNS_FIRST):
+                    await asyncio.sleep(0)
             except redis.RedisError as exc:
                 if not is_away(exc):
                     raise

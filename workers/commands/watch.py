@@ -5,7 +5,6 @@ and knows only the pids of the agent's present life.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -216,7 +215,8 @@ class _Follow:
         self._ending: CommandState | None = None
         self._killing: Killing | None = None
         self._killer: asyncio.Task[None] | None = None
-        self._nudge = asyncio.Event()
+        self._nudged = False
+        self._pausing: asyncio.Future[None] | None = None
         self._moment_s = crc32(running.command_id.encode()) / 2**32 * _LONGEST_PAUSE_S
 
     def begin(self) -> "asyncio.Task[CommandEnd]":
@@ -265,7 +265,8 @@ class _Follow:
             self._ending = ending
             self._killing = Killing(self._guest, self.running.pid, grace_s=self._kill_grace_s)
             self._killer = asyncio.create_task(self._killing.run())
-            self._nudge.set()
+            self._nudged = True
+            _end_pause(self._pausing)
 
     async def _poll(self) -> CommandEnd:
         loop = asyncio.get_running_loop()
@@ -331,12 +332,16 @@ class _Follow:
         Returns:
             Whether a kill has just begun, so that polling starts over at its fastest.
         """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(pause_s, max(self._left_s(), 0.0))):
-                await self._nudge.wait()
-                self._nudge.clear()
-                return True
-        return False
+        loop = asyncio.get_running_loop()
+        self._pausing = loop.create_future()
+        longest_s = 0.0 if self._nudged else max(self._left_s(), 0.0)
+        timer = loop.call_later(min(pause_s, longest_s), _end_pause, self._pausing)
+        try:
+            await self._pausing
+        finally:
+            timer.cancel()
+        nudged, self._nudged = self._nudged, False
+        return nudged
 
     def _left_s(self) -> float:
         if self.running.timeout_s is None or self._ending is not None:
@@ -399,6 +404,11 @@ def poll_pause_s(elapsed_s: float, *, neighbours: int = 0, moment_s: float = 0.0
     shortest_s = max(_SHORTEST_PAUSE_S, neighbours * _PAUSE_PER_NEIGHBOUR_S)
     pause_s = max(elapsed_s * _SHARE_OF_ELAPSED, shortest_s)
     return pause_s if pause_s < _LONGEST_PAUSE_S else _LONGEST_PAUSE_S - moment_s % _LONGEST_PAUSE_S
+
+
+def _end_pause(pausing: "asyncio.Future[None] | None") -> None:
+    if pausing is not None and not pausing.done():
+        pausing.set_result(None)
 
 
 def _has_forgotten(exc: AgentError) -> bool:
