@@ -1,7 +1,7 @@
 """RQ's books of one node's queue: who works, what is under way, what has ended.
 
-Kept in batches, by a thread of its own: ``rq info`` shows what was true a moment ago (``_GATHER_S``), and what began
-and ended within one moment is booked once, as ended. The thread isn't woken before that moment is over: it would take
+Kept in batches, by a thread of its own: ``rq info`` shows what was true a moment or two ago (``_GATHER_S``), and what
+began and ended in between is booked once, as ended. The thread isn't woken before that moment is over: it would take
 the interpreter from the very job. Doesn't run anything, and takes nothing from a queue.
 """
 
@@ -154,13 +154,12 @@ class Books:
                     return
 
     def _gather(self) -> list[Taken]:
-        """Wait for news, but not for longer than until the next heartbeat; what began just now is left for later."""
+        """Wait for news, but not for longer than until the next heartbeat; what has only begun is left for later."""
         self._bell.wait(_GATHER_S if self._young else _HEARTBEAT_S)
         self._bell.clear()  # before anything is taken: what is noted from now on rings again
-        news = dict.fromkeys((*self._young, *(self._news.popleft() for _ in range(len(self._news)))))
-        old_by = now() - timedelta(seconds=0 if self._closing.is_set() else _GATHER_S)
-        self._young = {each: None for each in news if each.ended_at is None and each.began_at > old_by}
-        return [each for each in news if each not in self._young]
+        left, news = self._young, dict.fromkeys(self._news.popleft() for _ in range(len(self._news)))
+        self._young = {each: None for each in news if each.ended_at is None and each not in left}
+        return [each for each in left | news if each not in self._young]
 
     def _try_book(self, batch: list[Taken]) -> bool:
         try:

@@ -332,14 +332,14 @@ class _Follow:
         Returns:
             Whether a kill has just begun, so that polling starts over at its fastest.
         """
-        loop = asyncio.get_running_loop()
-        self._pausing = loop.create_future()
-        longest_s = 0.0 if self._nudged else max(self._left_s(), 0.0)
-        timer = loop.call_later(min(pause_s, longest_s), _end_pause, self._pausing)
-        try:
-            await self._pausing
-        finally:
-            timer.cancel()
+        if not self._nudged:
+            loop = asyncio.get_running_loop()
+            self._pausing = loop.create_future()
+            timer = loop.call_later(min(pause_s, max(self._left_s(), 0.0)), _end_pause, self._pausing)
+            try:
+                await self._pausing
+            finally:
+                timer.cancel()
         nudged, self._nudged = self._nudged, False
         return nudged
 

@@ -366,8 +366,6 @@ class Session:
         while self._client.runstate is Runstate.RUNNING:
             await self._client.runstate_changed()
         self._window.open_for_all()
-        if self._timer is not None:
-            self._timer.cancel()
         misbehaved = False
         # disconnect() raises once more whatever ended the connection, and must be called to free the client.
         with contextlib.suppress(Exception):
@@ -375,6 +373,8 @@ class Session:
                 await self._client.disconnect()
             except AgentProtocolError:
                 misbehaved = True
+        if self._timer is not None:  # not before: until then somebody may still wait
+            self._timer.cancel()
         on_end(misbehaved)
 
 
