@@ -23,6 +23,7 @@ from app.core.errors import (
 from lab.fake_agent import FakeAgent, hostility, misbehaviour
 from workers.qga import wire
 from workers.qga.channel import Channel
+from workers.qga.window import WINDOW_BYTES
 
 DANGEROUS = (
     "guest-shutdown,guest-set-time,guest-set-user-password,guest-set-vcpus,guest-set-memory-blocks,guest-suspend-disk,"
@@ -288,6 +289,37 @@ async def test_a_late_reply_never_answers_another_call(folder):
         assert silence.value.effect == "unknown"
         assert "version" in await channel.call("guest-info", timeout_s=2)
         assert agent.received("guest-ping") == 1
+        await channel.close()
+
+
+async def leave(channel, agent, rpc, arguments=None, *, timeout_s=5.0):
+    """Ask, and go as soon as the agent has been asked."""
+    asking = asyncio.create_task(channel.call(rpc, arguments, timeout_s=timeout_s))
+    await eventually(lambda: agent.received(rpc))
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+
+
+async def test_the_answer_to_a_caller_who_has_gone_makes_room_for_others(folder):
+    released = asyncio.Event()
+    held = misbehaviour.Script({"guest-exec": misbehaviour.Held(released)})
+    async with FakeAgent(folder / "agent", behaviour=held) as agent:
+        channel = make_channel(folder / "agent")
+        long = wire.dump_exec("/bin/true", ["x" * WINDOW_BYTES], None)  # nobody else may ask beside it
+        await leave(channel, agent, "guest-exec", long)
+        released.set()
+        async with asyncio.timeout(5):
+            assert await channel.call("guest-ping", timeout_s=5) == {}
+        await channel.close()
+
+
+async def test_silence_towards_a_caller_who_has_gone_ends_the_session(folder):
+    async with FakeAgent(folder / "agent", behaviour=misbehaviour.Script({"guest-ping": misbehaviour.Mute()})) as agent:
+        channel = make_channel(folder / "agent")
+        await leave(channel, agent, "guest-ping", timeout_s=0.3)
+        assert channel.facts is not None
+        await eventually(lambda: channel.facts is None)
         await channel.close()
 
 

@@ -18,7 +18,7 @@ import redis
 
 from app.core import env, store
 from app.core.clock import now
-from app.core.queues import START_COMMAND
+from app.core.queues import KILL_COMMAND, START_COMMAND
 from app.core.records import Command, CommandRequest, CommandState, Job, JobKind, JobState
 from app.core.store import Call
 from lab.fake_agent import FakeAgent
@@ -90,6 +90,7 @@ class Worker:
         self.spool_dir = parts.settings.spool_dir
         self._find_vm = parts.registry.find
         self._start = parts.rq_worker._jobs[START_COMMAND]
+        self.kill = parts.rq_worker._jobs[KILL_COMMAND]
 
     @property
     def vm(self) -> Vm:
@@ -307,6 +308,19 @@ async def test_a_new_command_is_left_alone_for_half_of_what_its_start_took(
     assert agent.received("guest-exec-status") == 0
     assert (await records.ended(command_id)).exit_code == 0
     assert agent.received("guest-exec-status") == 1
+
+
+@pytest.mark.usefixtures("agent")
+async def test_a_kill_ends_the_pause_and_is_polled_as_what_is_new(
+    worker: Worker, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_LONGEST_PAUSE_S", 60.0)
+    monkeypatch.setattr(watch, "poll_pause_s", lambda elapsed_s, **_: 0.01 if elapsed_s < 0.5 else 60.0)
+    command_id = records.create("sleep 60")
+    await worker.start(command_id, VMID)
+    await asyncio.sleep(1)
+    await worker.kill(command_id)
+    assert (await records.ended(command_id)).state is CommandState.CANCELLED
 
 
 async def test_a_restarted_agent_means_lost(agent: FakeAgent, worker: Worker, records: Records) -> None:

@@ -51,17 +51,17 @@ class _Pending:
 
     Attributes:
         reply: What its caller waits for.
-        on_settled: Called once: when the agent has answered, or will not any more.
+        on_answered: Called when the agent has answered.
         sent_s: When it was sent, by the loop's clock.
         timeout_s: How long the agent may say nothing at all after that; ``None``: the caller sees to that.
     """
 
-    __slots__ = ("on_settled", "reply", "sent_s", "timeout_s")
+    __slots__ = ("on_answered", "reply", "sent_s", "timeout_s")
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.reply: asyncio.Future[Message] = loop.create_future()
-        self.on_settled: Callable[[], None] = _nothing
+        self.on_answered: Callable[[], None] = _nothing
         self.sent_s = loop.time()
         self.timeout_s: float | None = None
 
@@ -73,13 +73,12 @@ class _Pending:
 
     def answer(self, reply: Message) -> None:
         """Settle it with the agent's reply."""
-        self.on_settled()
+        self.on_answered()
         if not self.reply.done():
             self.reply.set_result(reply)
 
     def fail(self, error: Exception) -> None:
-        """Settle it without one."""
-        self.on_settled()
+        """Settle it without one: the session is over."""
         if not self.reply.done():
             self.reply.set_exception(error)
             self.reply.exception()  # told to the caller, if there still is one
@@ -314,11 +313,11 @@ class Session:
         long_calls = int(rpc in _LONG_RPCS)
         self._client.long_calls += long_calls
 
-        def settle() -> None:
+        def make_room() -> None:
             self._window.give(room_bytes)
             self._client.long_calls -= long_calls
 
-        pending.on_settled, pending.timeout_s = settle, timeout_s
+        pending.on_answered, pending.timeout_s = make_room, timeout_s
         self._look_at(pending.sent_s + timeout_s)
 
     def _look_at(self, when_s: float) -> None:
