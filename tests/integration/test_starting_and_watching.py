@@ -311,16 +311,24 @@ async def test_a_new_command_is_left_alone_for_half_of_what_its_start_took(
 
 
 @pytest.mark.usefixtures("agent")
-async def test_a_kill_ends_the_pause_and_is_polled_as_what_is_new(
+async def test_a_kill_ends_the_pause_and_polling_starts_over(
     worker: Worker, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    elapsed: list[float] = []
+
+    def pause_once(elapsed_s: float, **_: float) -> float:
+        elapsed.append(elapsed_s)
+        return 60.0 if len(elapsed) == 1 else 0.01
+
     monkeypatch.setattr(watch, "_LONGEST_PAUSE_S", 60.0)
-    monkeypatch.setattr(watch, "poll_pause_s", lambda elapsed_s, **_: 0.01 if elapsed_s < 0.5 else 60.0)
-    command_id = records.create("sleep 60")
+    monkeypatch.setattr(watch, "poll_pause_s", pause_once)
+    command_id = records.create("trap 'sleep 0.2; exit' TERM; sleep 60")
     await worker.start(command_id, VMID)
+    await until(lambda: elapsed)
     await asyncio.sleep(1)
     await worker.kill(command_id)
     assert (await records.ended(command_id)).state is CommandState.CANCELLED
+    assert max(elapsed) < 1
 
 
 async def test_a_restarted_agent_means_lost(agent: FakeAgent, worker: Worker, records: Records) -> None:

@@ -289,7 +289,7 @@ class _Follow:
                 answered_s - since_s, neighbours=self._neighbours(), moment_s=answered_s - self._moment_s
             )
             if await self._pause(pause_s):
-                since_s = answered_s
+                since_s = loop.time()
 
     async def _ask(self, answered_s: float) -> wire.ExecStatus | None:
         """Ask once.
