@@ -76,13 +76,13 @@ def _end(response: Response) -> Response:
 
 
 def _counts(status: int) -> bool:
-    error = noted_error()
-    if isinstance(error, RateLimitedError):
+    known = present()
+    if isinstance(known.error, RateLimitedError):
         return False
     if status in _REFUSED:
         return bool(_shown())
-    known = present().principal or (isinstance(error, StoreUnavailableError) and bool(_shown()))
-    return bool(known) and _is_no_plain_read()
+    is_known = known.principal is not None or (isinstance(known.error, StoreUnavailableError) and bool(_shown()))
+    return is_known and _is_no_plain_read()
 
 
 def _is_no_plain_read() -> bool:

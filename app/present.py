@@ -4,7 +4,8 @@ Flask's ``request`` and ``g`` stand for whatever request is present, and look it
 it takes a tenth of a small request. Who needs more than one attribute looks it up here, once.
 """
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
@@ -15,10 +16,6 @@ from app.access import Principal
 
 if TYPE_CHECKING:
     from werkzeug.local import LocalProxy
-
-_request = cast("LocalProxy[Request]", request)
-_app = cast("LocalProxy[Flask]", current_app)
-_known = cast("LocalProxy[Present]", g)
 
 Fact = str | int | bool | Sequence[str] | None
 
@@ -41,7 +38,6 @@ class Present(_AppCtxGlobals):
     __setattr__ = object.__setattr__  # type: ignore[assignment] # Flask's own way does the same, in Python
 
     request_id: str | None = None
-    began_s: float
     began_at: datetime
     principal: Principal | None = None
     error: Exception | None = None
@@ -50,17 +46,15 @@ class Present(_AppCtxGlobals):
     facts: Mapping[str, Fact] | None = None
     shown: str | None = None
 
-
-def present() -> Present:
-    """Get what is known of the present request; ``request_log.install`` makes an application keep it."""
-    return _known._get_current_object()  # noqa: SLF001 - werkzeug's documented way
-
-
-def present_request() -> Request:
-    """Get the present request itself."""
-    return _request._get_current_object()  # noqa: SLF001
+    def __init__(self) -> None:
+        """Begin a request."""
+        self.began_s = time.perf_counter()
 
 
-def present_app() -> Flask:
-    """Get the application that serves the present request."""
-    return _app._get_current_object()  # noqa: SLF001
+# What the proxies are asked by themselves: werkzeug's documented way, without a function of ours around it.
+present: Callable[[], Present] = cast("LocalProxy[Present]", g)._get_current_object  # noqa: SLF001
+"""Get what is known of the present request; ``request_log.install`` makes an application keep it."""
+present_request: Callable[[], Request] = cast("LocalProxy[Request]", request)._get_current_object  # noqa: SLF001
+"""Get the present request itself."""
+present_app: Callable[[], Flask] = cast("LocalProxy[Flask]", current_app)._get_current_object  # noqa: SLF001
+"""Get the application that serves the present request."""

@@ -62,12 +62,7 @@ def note_failure(error: Exception, *, expected: bool) -> None:
 def install(app: Flask) -> None:
     """Give every request of an application its id and its log line, and a place for what is known of it."""
     app.app_ctx_globals_class = Present
-    app.before_request(_begin)
     app.after_request(_end)
-
-
-def _begin() -> None:
-    present().began_s = time.perf_counter()
 
 
 def _end(response: Response) -> Response:

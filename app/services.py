@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import cast
 
 from flask import Flask
 
@@ -61,4 +60,5 @@ def install(app: Flask, services: Services) -> None:
 
 def services() -> Services:
     """Get the collaborators of the application that serves the present request."""
-    return cast("Services", present_app().extensions[_EXTENSION])
+    found: Services = present_app().extensions[_EXTENSION]
+    return found

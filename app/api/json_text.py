@@ -27,7 +27,7 @@ class CompactJson(DefaultJSONProvider):
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Make a response of one JSON value."""
-    return Response(_write(value), status, {"Content-Type": "application/json", **(headers or {})})
+    return Response(_write(value), status, headers, content_type="application/json")
 
 
 def _write(value: Any) -> bytes:

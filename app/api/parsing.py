@@ -38,6 +38,9 @@ class PlainInteger(fields.Integer):
             raise ValidationError(f"must be an integer from 1 to {self._maximum}")
         return number
 
+    def _validate(self, value: int) -> None:
+        """Do nothing: the range, which the OpenAPI document shows, is kept to already."""
+
 
 class PlainNumber(fields.Float):
     """A number of a query: decimal digits, perhaps with a fraction; no sign, no exponent."""
@@ -91,7 +94,15 @@ class RequestReader:
         self._give = _LOCATIONS[location]
         self._unknown = unknown or (marshmallow.RAISE if location == "json" else marshmallow.EXCLUDE)
         self._fields = {field.data_key or name: (name, field) for name, field in self._schema.load_fields.items()}
-        self._is_plain = self._unknown == marshmallow.EXCLUDE and not any(self._schema._hooks.values())  # noqa: SLF001 - public nowhere
+        self._required = {key for key, (_, field) in self._fields.items() if field.required}
+        self._defaults = {
+            name: field.load_default
+            for name, field in self._schema.load_fields.items()
+            if field.load_default is not marshmallow.missing
+        }
+        has_hooks = any(self._schema._hooks.values())  # noqa: SLF001 - public nowhere
+        is_computed = any(callable(default) for default in self._defaults.values())
+        self._is_plain = self._unknown == marshmallow.EXCLUDE and not has_hooks and not is_computed
 
     def read(self, request: Request) -> Any:
         """Read it.
@@ -116,11 +127,13 @@ class RequestReader:
         Raises:
             ValidationError: Something is wrong.
         """
-        loaded = {}
-        for key, (name, field) in self._fields.items():
-            value = field.deserialize(given.get(key, marshmallow.missing), key, given)
-            if value is not marshmallow.missing:
-                loaded[name] = value
+        if not self._required <= given.keys():
+            raise ValidationError("Something is missing")
+        loaded = self._defaults.copy()
+        for key, value in given.items():
+            if key in self._fields:
+                name, field = self._fields[key]
+                loaded[name] = field.deserialize(value, key, given)
         return loaded
 
     def _refuse(self, error: ValidationError, given: Mapping[str, Any]) -> NoReturn:

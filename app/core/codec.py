@@ -59,12 +59,14 @@ def _names(kind: Any) -> tuple[str, ...]:
 
 
 def _encode_value(value: Any) -> str:
+    if isinstance(value, str):
+        return str(value)
     if isinstance(value, bool):
         return "1" if value else "0"
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, datetime):
         return repr(value.timestamp())
-    if isinstance(value, str | int):
-        return str(value)
     return json.dumps(value, separators=(",", ":"))
 
 

@@ -47,8 +47,11 @@ class LogfmtFormatter(LineFormatter):
     def line(self, at_s: float, level: str, event: str, facts: Mapping[str, object]) -> str:
         """Write an event."""
         stamp = f"{_second(int(at_s))}.{int(at_s % 1 * 1000):03d}Z"
-        pairs = [f"{name}={_quoted(value)}" for name, value in facts.items()]
-        return hide_keys(" ".join((f"time={stamp} level={level.lower()} event={_quoted(event)}", *pairs)))
+        names, texts = ("event", *facts), [event, *map(str, facts.values())]
+        if not (all(texts) and _PLAIN.fullmatch("".join(texts))):
+            texts = [*map(_quoted, texts)]
+        pairs = map("=".join, zip(names, texts, strict=True))
+        return hide_keys(" ".join((f"time={stamp} level={level.lower()}", *pairs)))
 
     def format(self, record: logging.LogRecord) -> str:
         """Write one record as one line; an exception's traceback follows on lines of its own."""
@@ -110,8 +113,7 @@ def _second(epoch_s: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_s))
 
 
-def _quoted(value: object) -> str:
-    text = str(value)
+def _quoted(text: str) -> str:
     if _PLAIN.fullmatch(text) or (text and text.isprintable() and not _QUOTED.search(text)):
         return text
     return '"' + text.encode("unicode_escape").decode().replace('"', '\\"') + '"'
