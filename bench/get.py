@@ -12,7 +12,7 @@ from bench.scene import Scene
 from lab import LabError
 
 CONNECTIONS = 16
-ROUNDS = 9
+ROUNDS = 15
 ROUND_S = 1
 
 _RPS = re.compile(r"Requests/sec:\s+([0-9.]+)")
