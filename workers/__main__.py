@@ -31,6 +31,7 @@ from workers.commands.outcome import Outcomes
 from workers.commands.spool import Spool
 from workers.commands.start import Starter
 from workers.commands.watch import Watcher
+from workers.event_loop import make_event_loop
 from workers.files import AT_ONCE, Files
 from workers.guest_calls import GuestCalls
 from workers.jobs import JobRunner, job_table
@@ -67,8 +68,8 @@ def main() -> int:
         memory.keep_freed()
         privileges.restrict(settings.run_as)
         insist_on_access(settings.redis_url, settings.redis_timeout_s)
-        with _only_one(settings):
-            asyncio.run(_run(settings))
+        with _only_one(settings), asyncio.Runner(loop_factory=make_event_loop) as runner:
+            runner.run(_run(settings))
     except OwnUpError as exc:
         sys.stderr.write(f"ownup worker: {exc}\n")
         return 1

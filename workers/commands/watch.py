@@ -25,7 +25,6 @@ _log = logging.getLogger(__name__)
 
 _SHARE_OF_ELAPSED = 0.05
 _SHORTEST_PAUSE_S = 0.0005
-"""An idle loop makes whole milliseconds of it: it waits no less than asked, and for no part of one (asyncio, epoll)."""
 _PAUSE_PER_NEIGHBOUR_S = 0.004
 _LONGEST_PAUSE_S = 1.0
 _SHARE_OF_START = 0.5
