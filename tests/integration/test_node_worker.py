@@ -70,9 +70,11 @@ def books(redis_url: str) -> Iterator[Books]:
 @contextlib.asynccontextmanager
 async def connections(url: str) -> AsyncIterator[tuple[redis.Redis, redis.asyncio.Redis]]:
     source = redis.asyncio.Redis.from_url(url, retry=Retry(NoBackoff(), 0))
-    with redis.Redis.from_url(url) as connection:
-        yield connection, source
-    await source.aclose()
+    try:
+        with redis.Redis.from_url(url) as connection:
+            yield connection, source
+    finally:
+        await source.aclose()
 
 
 @contextlib.asynccontextmanager
@@ -123,6 +125,7 @@ async def test_a_job_is_booked_as_started_and_then_as_finished(redis_url: str, b
         job = books.enqueue("enter", "id-1")
         await until(lambda: books.queue.started_job_registry.get_job_ids() == [job.id])
         await until(lambda: job.get_status() is JobStatus.STARTED)
+        await until(lambda: books.state(worker) == "busy")
         [seen] = BaseWorker.all(connection=books.connection, serializer=JSONSerializer)
         assert (seen.name, seen.get_state(), seen.queue_names()) == (worker.name, "busy", [QUEUE])
         assert seen.get_current_job_id() == job.id
