@@ -1,7 +1,8 @@
 """The worker's event loop: its short waits end when they should, and not at the next whole millisecond.
 
 Source: epoll_wait(2) takes whole milliseconds, and CPython's ``EpollSelector`` makes more of what is less. select(2)
-takes microseconds, and epoll(7) says that an epoll instance itself is readable while anything in it is ready.
+takes microseconds, and epoll(7) says that an epoll instance itself is readable while anything in it is ready. select(2)
+knows no file above number 1,023: the loop's own is among the first that a process opens.
 """
 
 import asyncio
